@@ -1,0 +1,105 @@
+//! Block devices: where an image's bytes live, and what stacks on top.
+//!
+//! A [`BlockDevice`] is a row of bytes with a fixed length. Offsets and lengths are in bytes from the start of
+//! the device, with no alignment asked for. All methods take `&self`: a device may be read from many threads at
+//! once; concurrent writes to overlapping ranges are the caller's mistake.
+//!
+//! Invariants: a read or write that touches a byte outside `0..len` fails as a whole and changes nothing; bytes
+//! never written read as zero; after [`BlockDevice::flush`] returns, all earlier writes are durable.
+
+mod memory;
+
+pub use memory::MemoryDevice;
+
+use crate::error::{Error, IoOp, Result};
+
+/// A row of bytes that can be read and written at any offset.
+#[expect(clippy::len_without_is_empty, reason = "an empty device is an error elsewhere, not a collection")]
+pub trait BlockDevice: Send + Sync {
+    /// Length in bytes.
+    fn len(&self) -> u64;
+
+    /// Fill `buf` from byte `offset`. Fails where the range leaves the device.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Write all of `data` at byte `offset`. Fails where the range leaves the device.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Make all earlier writes durable.
+    fn flush(&self) -> Result<()>;
+
+    /// Make a range read as zeros, releasing its storage where the device can.
+    fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        const STEP: usize = 1 << 20;
+        let zeros = vec![0; STEP.min(usize::try_from(len).unwrap_or(STEP))];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(STEP as u64);
+            self.write_at(offset + done, &zeros[..n as usize])?;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// A view of a range without copying, where the device is in memory and nothing overlays it.
+    fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let _ = (offset, len);
+        None
+    }
+
+    /// Whether writes are refused.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    /// The first range at or after `offset` that may hold something other than zeros, clipped to the device;
+    /// `None` where all the rest is known to be zero. The default knows nothing: all of it may hold data.
+    fn next_data(&self, offset: u64) -> Result<Option<std::ops::Range<u64>>> {
+        Ok((offset < self.len()).then(|| offset..self.len()))
+    }
+}
+
+macro_rules! forward_device {
+    ($($t:ty),*) => {$(
+        impl<D: BlockDevice + ?Sized> BlockDevice for $t {
+            fn len(&self) -> u64 {
+                (**self).len()
+            }
+            fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+                (**self).read_at(offset, buf)
+            }
+            fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+                (**self).write_at(offset, data)
+            }
+            fn flush(&self) -> Result<()> {
+                (**self).flush()
+            }
+            fn zero(&self, offset: u64, len: u64) -> Result<()> {
+                (**self).zero(offset, len)
+            }
+            fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
+                (**self).slice(offset, len)
+            }
+            fn is_read_only(&self) -> bool {
+                (**self).is_read_only()
+            }
+            fn next_data(&self, offset: u64) -> Result<Option<std::ops::Range<u64>>> {
+                (**self).next_data(offset)
+            }
+        }
+    )*};
+}
+forward_device!(&D, Box<D>, std::sync::Arc<D>);
+
+/// `Err` unless `offset..offset + len` lies inside a device of `size` bytes.
+pub(crate) fn check_range(op: IoOp, offset: u64, len: u64, size: u64) -> Result<()> {
+    if offset.checked_add(len).is_some_and(|end| end <= size) {
+        return Ok(());
+    }
+    Err(Error::Io {
+        op,
+        offset,
+        len,
+        source: std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "beyond the end of the device"),
+    })
+}

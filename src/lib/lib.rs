@@ -1,0 +1,24 @@
+//! ext4kit: an offline ext4 image toolkit.
+//!
+//! The library reads and writes the ext4 on-disk format in user space, without mounting and without root.
+//! It is built in layers ("rooms"); a room imports only rooms below it:
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`units`], [`error`], [`env`], [`progress`] | number spaces, the error, clock and entropy services, progress and cancellation |
+//! | [`device`] | block devices: file, memory map, memory, window, overlay, record, fault |
+//! | [`format`] | bytes on disk, one structure per file, and their checksums |
+//! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
+//!
+//! The library reads no clock, random source, environment, locale or hash order: they are parameters
+//! (see [`env`]). The same input gives the same bytes.
+
+pub mod device;
+pub mod env;
+pub mod error;
+pub mod format;
+pub mod progress;
+pub mod units;
+pub mod volume;
+
+pub use error::{Error, Result};
