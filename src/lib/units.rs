@@ -133,9 +133,48 @@ impl Tid {
     }
 }
 
+/// A size as people type it: a decimal (or `0x…`) count and an optional suffix, in bytes.
+///
+/// Suffixes, in either case: `s` sectors of 512 bytes, `K`, `M`, `G`, `T`, `P` powers of 1024. A count with no
+/// suffix counts `unit` bytes each: 1 for an offset, the block size where mke2fs would count blocks.
+/// `None` where the text is not a size or the size does not fit.
+#[doc(alias = "parse_num_blocks2")]
+pub fn parse_size(text: &str, unit: u64) -> Option<u64> {
+    let (digits, scale) = match text.as_bytes().last()? {
+        b's' | b'S' => (&text[..text.len() - 1], 512),
+        b'k' | b'K' => (&text[..text.len() - 1], 1 << 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 1 << 30),
+        b't' | b'T' => (&text[..text.len() - 1], 1 << 40),
+        b'p' | b'P' => (&text[..text.len() - 1], 1 << 50),
+        _ => (text, unit),
+    };
+    let count = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => u64::from_str_radix(hex, 16).ok()?,
+        None if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse::<u64>().ok()?,
+        _ => return None,
+    };
+    count.checked_mul(scale)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_suffixes() {
+        assert_eq!(parse_size("0", 1), Some(0));
+        assert_eq!(parse_size("17", 4096), Some(17 * 4096));
+        assert_eq!(parse_size("2048s", 1), Some(1 << 20));
+        assert_eq!(parse_size("3M", 4096), Some(3 << 20));
+        assert_eq!(parse_size("1t", 1), Some(1 << 40));
+        assert_eq!(parse_size("0x10k", 1), Some(16 << 10));
+        assert_eq!(parse_size("18446744073709551615", 1), Some(u64::MAX));
+        for bad in ["", "K", "0x", "-1", "+1", "1.5G", "1KB", "1 K", "0x+1", "18446744073709551616", "16777216T", "é"]
+        {
+            assert_eq!(parse_size(bad, 1), None, "{bad:?}");
+        }
+    }
 
     #[test]
     fn tids_compare_across_the_wrap() {

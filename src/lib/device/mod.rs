@@ -6,10 +6,27 @@
 //!
 //! Invariants: a read or write that touches a byte outside `0..len` fails as a whole and changes nothing; bytes
 //! never written read as zero; after [`BlockDevice::flush`] returns, all earlier writes are durable.
+//!
+//! | device | is |
+//! |---|---|
+//! | [`FileDevice`] | a regular file or block device of the host, locked while open |
+//! | [`MmapDevice`] | the same, mapped read-only: views without copies |
+//! | [`MemoryDevice`] | bytes in memory |
+//! | [`WindowDevice`] | a range of another device: a partition in a disk image |
+//!
+//! Tools open an image through [`ImageSpec`], which understands `img@OFFSET`.
 
+mod file;
 mod memory;
+mod mmap;
+mod open;
+mod window;
 
+pub use file::{Access, FileDevice};
 pub use memory::MemoryDevice;
+pub use mmap::MmapDevice;
+pub use open::ImageSpec;
+pub use window::WindowDevice;
 
 use crate::error::{Error, IoOp, Result};
 

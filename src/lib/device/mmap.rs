@@ -1,0 +1,148 @@
+//! A file mapped into memory, read-only. Offsets and lengths in bytes.
+//!
+//! The only module of the library with `unsafe` code. The safety argument, in full:
+//!
+//! - The mapping is private to this device, read-only, and lives as long as it; [`MmapDevice::slice`] borrows from the
+//!   device, so no view outlives the mapping. Its length is fixed at the file's length when it was opened.
+//! - A shared view must not change while it is looked at. The device holds a shared `flock` on the file for its whole
+//!   life, and every writer of this package takes the exclusive one, so none of them writes to a mapped file.
+//! - The lock is advisory. A foreign process that writes to the image all the same can make two reads of a byte
+//!   differ. Readers of the library take bytes out of a view once, into typed values, and validate those: they do
+//!   not validate bytes in place and then read them again. A byte is a byte whatever its value, so no invalid value arises.
+//! - A foreign process that cuts the file short makes access beyond the new end raise SIGBUS, which ends the process:
+//!   nothing has been written by then (the device is read-only), and no memory is misused. The same happens where the medium
+//!   cannot be read; that is why block devices are not mapped unless the caller asks for it.
+
+#![expect(unsafe_code, reason = "mapping a file is unsafe by nature; the argument is in the module's documentation")]
+
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use memmap2::{Advice, Mmap};
+
+use super::file::{Access, FileDevice, next_data};
+use super::{BlockDevice, check_range};
+use crate::error::{Error, IoOp, Result};
+
+/// A file that is read in place.
+#[derive(Debug)]
+pub struct MmapDevice {
+    map: Mmap,
+    file: FileDevice,
+}
+
+impl MmapDevice {
+    /// Map an existing file for reading, under a shared lock.
+    ///
+    /// # Errors
+    /// As [`FileDevice::open`], and [`Error::Host`] where the file cannot be mapped.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_file(FileDevice::open(path, Access::ReadOnly)?).map_err(|(_, e)| e)
+    }
+
+    /// Map a file that is open for reading. On failure the file is handed back beside the error.
+    #[expect(clippy::result_large_err, reason = "the file is handed back once, at opening")]
+    pub fn from_file(file: FileDevice) -> Result<Self, (FileDevice, Error)> {
+        if !file.is_read_only() {
+            return Err((file, Error::Conflict { a: "a memory map", relation: "cannot be used with", b: "writing" }));
+        }
+        let Ok(len) = usize::try_from(file.len()) else {
+            let e = Error::host("map", file.path(), std::io::ErrorKind::OutOfMemory);
+            return Err((file, e));
+        };
+        // SAFETY: see the module's documentation. `len` is the file's length; the shared lock is held by `file`, which lives
+        // as long as the map.
+        match unsafe { memmap2::MmapOptions::new().len(len).map(&file.as_fd()) } {
+            Ok(map) => Ok(Self { map, file }),
+            Err(e) => {
+                let e = Error::host("map", file.path(), e);
+                Err((file, e))
+            }
+        }
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Tell the host that the file will be read from front to back, so that it reads ahead.
+    pub fn advise_sequential(&self) {
+        // Only a hint: a host that does not take it reads as it always does.
+        let _ = self.map.advise(Advice::Sequential);
+    }
+}
+
+impl BlockDevice for MmapDevice {
+    fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(IoOp::Read, offset, buf.len() as u64, self.len())?;
+        let start = offset as usize;
+        buf.copy_from_slice(&self.map[start..start + buf.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, _offset: u64, _data: &[u8]) -> Result<()> {
+        Err(Error::ReadOnly)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn zero(&self, _offset: u64, _len: u64) -> Result<()> {
+        Err(Error::ReadOnly)
+    }
+
+    fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.map.get(start..start.checked_add(len)?)
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        Ok(next_data(self.file.as_fd(), offset, self.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_views_agree_and_nothing_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("img");
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let d = MmapDevice::open(&path).unwrap();
+        assert_eq!(d.bytes(), bytes);
+        assert_eq!(d.slice(99_990, 10).unwrap(), &bytes[99_990..]);
+        assert!(d.slice(99_990, 11).is_none());
+        assert!(d.slice(u64::MAX, 1).is_none());
+        assert!(d.slice(1, usize::MAX).is_none());
+        let mut b = [0; 10];
+        d.read_at(12_345, &mut b).unwrap();
+        assert_eq!(b, bytes[12_345..12_355]);
+        assert!(d.read_at(99_999, &mut b).is_err());
+        assert!(matches!(d.write_at(0, &[1]), Err(Error::ReadOnly)));
+        assert!(matches!(d.zero(0, 1), Err(Error::ReadOnly)));
+        assert!(matches!(FileDevice::open(&path, Access::ReadWrite), Err(Error::Busy { .. })));
+    }
+
+    #[test]
+    fn a_writable_file_is_handed_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let f = FileDevice::create(dir.path().join("img"), 4096).unwrap();
+        let (f, e) = MmapDevice::from_file(f).unwrap_err();
+        assert!(matches!(e, Error::Conflict { .. }));
+        f.write_at(0, &[1]).unwrap();
+    }
+}
