@@ -5,13 +5,13 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`units`], [`error`], [`env`], [`progress`] | number spaces, the error, clock and entropy services, progress and cancellation |
+//! | [`units`], [`error`], [`mod@env`], [`progress`] | number spaces, the error, clock and entropy services, progress and cancellation |
 //! | [`device`] | block devices: file, memory map, memory, window, overlay, record, fault |
-//! | [`format`] | bytes on disk, one structure per file, and their checksums |
+//! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //!
 //! The library reads no clock, random source, environment, locale or hash order: they are parameters
-//! (see [`env`]). The same input gives the same bytes.
+//! (see [`mod@env`]). The same input gives the same bytes.
 
 pub mod device;
 pub mod env;

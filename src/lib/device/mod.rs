@@ -13,19 +13,32 @@
 //! | [`MmapDevice`] | the same, mapped read-only: views without copies |
 //! | [`MemoryDevice`] | bytes in memory |
 //! | [`WindowDevice`] | a range of another device: a partition in a disk image |
+//! | [`OverlayDevice`] | another device with changes that stay in memory: dry runs, crash states |
+//! | [`RecordDevice`] | another device, with a [`WriteLog`] of what was done to it |
+//! | [`FaultDevice`] | another device that fails when told to |
 //!
 //! Tools open an image through [`ImageSpec`], which understands `img@OFFSET`.
 
+pub mod fault;
 mod file;
 mod memory;
 mod mmap;
+#[cfg(test)]
+mod model_tests;
 mod open;
+pub mod overlay;
+mod record;
+pub mod replay;
 mod window;
 
+pub use fault::FaultDevice;
 pub use file::{Access, FileDevice};
 pub use memory::MemoryDevice;
 pub use mmap::MmapDevice;
 pub use open::ImageSpec;
+pub use overlay::OverlayDevice;
+pub use record::RecordDevice;
+pub use replay::WriteLog;
 pub use window::WindowDevice;
 
 use crate::error::{Error, IoOp, Result};
@@ -48,6 +61,7 @@ pub trait BlockDevice: Send + Sync {
     /// Make a range read as zeros, releasing its storage where the device can.
     fn zero(&self, offset: u64, len: u64) -> Result<()> {
         const STEP: usize = 1 << 20;
+        check_range(IoOp::Discard, offset, len, self.len())?;
         let zeros = vec![0; STEP.min(usize::try_from(len).unwrap_or(STEP))];
         let mut done = 0;
         while done < len {
