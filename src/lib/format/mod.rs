@@ -6,10 +6,15 @@
 //! numbers and checksum seeds. Hostile bytes give [`crate::Error::Corrupt`], never a panic.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+pub mod bitmap;
+pub(crate) mod bytes;
 pub mod csum;
+pub mod dirent;
+pub mod dirhash;
 pub mod extent;
 pub mod features;
 pub mod group_desc;
+pub mod htree;
 pub mod inode;
 pub mod superblock;
 
