@@ -183,6 +183,33 @@ impl Error {
         Self::Corrupt { what, place }
     }
 
+    /// The name of the case, stable, for programs that read reports.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::Host { .. } => "host",
+            Self::HostChanged { .. } => "host_changed",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Unsupported { .. } => "unsupported",
+            Self::DeviceTooSmall { .. } => "device_too_small",
+            Self::NotExt4 { .. } => "not_ext4",
+            Self::NeedsRecovery => "needs_recovery",
+            Self::Busy { .. } => "busy",
+            Self::ReadOnly => "read_only",
+            Self::Poisoned => "poisoned",
+            Self::NotFound { .. } => "not_found",
+            Self::NotDirectory { .. } => "not_directory",
+            Self::IsDirectory { .. } => "is_directory",
+            Self::Exists { .. } => "exists",
+            Self::SymlinkLoop { .. } => "symlink_loop",
+            Self::NoSuchInode { .. } => "no_such_inode",
+            Self::NoSpace { .. } => "no_space",
+            Self::InvalidArgument { .. } => "invalid_argument",
+            Self::Conflict { .. } => "conflict",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// The same error with its place made more exact: empty parts of the place are filled from `outer`.
     #[must_use]
     pub fn at(self, outer: Place) -> Self {

@@ -9,10 +9,12 @@
 //! | [`device`] | block devices: file, memory map, memory, window, overlay, record, fault |
 //! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
+//! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |
 //!
 //! The library reads no clock, random source, environment, locale or hash order: they are parameters
 //! (see [`mod@env`]). The same input gives the same bytes.
 
+pub mod cli;
 pub mod device;
 pub mod env;
 pub mod error;

@@ -1,0 +1,65 @@
+//! Man pages and completions, made from the same table as the parser and `--help`: `e4cp --generate man`.
+
+use std::io::Write;
+
+use super::{Failure, Tool};
+use crate::error::Result;
+
+/// What can be generated.
+const KINDS: &str = "man, bash, zsh or fish";
+
+/// The value of `--generate`, where that is the first argument.
+pub(super) fn requested() -> Option<String> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != "--generate" {
+        return None;
+    }
+    Some(args.next().map(|kind| kind.display().to_string()).unwrap_or_default())
+}
+
+/// Print it.
+pub(super) fn print(tool: Tool, command: clap::Command, kind: &str) -> Result<(), Failure> {
+    let text = render(tool, command, kind)?;
+    Ok(std::io::stdout().lock().write_all(&text)?)
+}
+
+fn render(tool: Tool, mut command: clap::Command, kind: &str) -> Result<Vec<u8>, Failure> {
+    use clap_complete::Shell;
+    let mut out = Vec::new();
+    let shell = match kind {
+        "man" => {
+            // The date stays out: the page depends on the flags alone.
+            clap_mangen::Man::new(command)
+                .title(tool.name.to_uppercase())
+                .manual("ext4kit")
+                .date("")
+                .render(&mut out)?;
+            return Ok(out);
+        }
+        "bash" => Shell::Bash,
+        "zsh" => Shell::Zsh,
+        "fish" => Shell::Fish,
+        other => return Err(Failure::Usage(format!("--generate {other}: {KINDS} is needed"))),
+    };
+    clap_complete::generate(shell, &mut command, tool.name, &mut out);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_names_the_flags() {
+        let command = || {
+            let flag = clap::Arg::new("frobnicate").long("frobnicate").action(clap::ArgAction::SetTrue).help("Frob");
+            super::super::command(Tool::COPY, clap::Command::new("x").about("About").arg(flag))
+        };
+        for kind in ["man", "bash", "zsh", "fish"] {
+            let text = String::from_utf8(render(Tool::COPY, command(), kind).unwrap()).unwrap();
+            assert!(text.contains("frobnicate"), "{kind}: {text}");
+            assert!(text.contains("e4cp"), "{kind}");
+        }
+        assert!(matches!(render(Tool::COPY, command(), "pdf"), Err(Failure::Usage(_))));
+    }
+}
