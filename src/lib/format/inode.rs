@@ -202,7 +202,7 @@ pub struct InodeCore {
     pub blocks_lo: U32,
     /// Flags; see [`InodeFlags`].
     pub flags: U32,
-    /// Inode version, low 32 bits; for an EA inode, its reference count's high half.
+    /// Inode version, low 32 bits; for an EA inode, its reference count's low half (the high half is in `ctime`).
     pub version: U32,
     /// Block pointers, extent root, short symlink or inline data.
     pub block: [u8; BLOCK_LEN],

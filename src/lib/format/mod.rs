@@ -6,8 +6,10 @@
 //! numbers and checksum seeds. Hostile bytes give [`crate::Error::Corrupt`], never a panic.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+pub mod acl;
 pub mod bitmap;
 pub(crate) mod bytes;
+pub mod casefold;
 pub mod csum;
 pub mod dirent;
 pub mod dirhash;
@@ -15,7 +17,9 @@ pub mod extent;
 pub mod features;
 pub mod group_desc;
 pub mod htree;
+pub mod indirect;
 pub mod inode;
 pub mod superblock;
+pub mod xattr;
 
 pub use zerocopy::little_endian::{U16, U32, U64};
