@@ -345,7 +345,9 @@ impl Geometry {
     pub fn gdt_block(&self, super_block: Fsblk, index: u32) -> Fsblk {
         let meta_bg = self.features.incompat.contains(Incompat::META_BG);
         if !meta_bg || index < self.first_meta_bg {
-            let base = if super_block.0 == 0 { self.first_data_block } else { super_block.0 };
+            // With 1 KiB blocks the primary superblock fills block 1, also where bigalloc starts group 0 at block 0.
+            let primary = u64::from(self.block_size == 1024);
+            let base = if super_block.0 == 0 { primary } else { super_block.0 };
             return Fsblk(base.saturating_add(1).saturating_add(index.into()));
         }
         // The primary copy is in the first group of the meta group, the backups in its second and last.

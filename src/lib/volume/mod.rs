@@ -3,19 +3,30 @@
 //! [`Volume`] is read-only state over a [`BlockDevice`]; all methods take `&self` and may be called from many
 //! threads. It caches the superblock and the group descriptors, nothing else. Damage found on the way is
 //! [`Error::Corrupt`] with the place; checksums are compared unless [`OpenOptions::verify_checksums`] is off.
+//!
+//! Changes go through the traits of [`store`], which the rooms above implement; this room plans, it does not write.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 mod bitmaps;
 mod block_map;
+mod dir;
+mod file;
 mod geometry;
 mod open;
+mod path;
+pub mod store;
+mod xattr;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use block_map::{MapEvent, MapKind, Mapping, Owner};
+pub use dir::{DirEntry, NamedEntry};
+pub use file::{FileReader, Segment};
 pub use geometry::Geometry;
 pub use open::{DirtyJournal, OpenOptions};
+pub use path::LastLink;
+pub use xattr::{NamedXattr, XattrPlace};
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Flaw, Place, Result, Structure};
