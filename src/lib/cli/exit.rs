@@ -1,6 +1,5 @@
 //! Exit codes: one table for all binaries, and fsck's own for `e4fsck`.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use super::{Failure, Tool};
@@ -132,25 +131,20 @@ pub(super) fn of_panic(tool: Tool) -> Status {
     if tool.fsck_codes { FsckExit::OPERATIONAL.into() } else { Exit::Failed.into() }
 }
 
-/// The table as text, for the end of `--help` and the man page.
-pub(super) fn table(tool: Tool) -> String {
-    let mut text = String::from("Exit codes:\n");
-    let mut row = |code: u8, meaning: &str| {
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "  {code:>3}  {meaning}");
-    };
-    if tool.fsck_codes {
-        for (code, meaning) in FsckExit::TABLE {
-            row(code, meaning);
-        }
-        row(Exit::BrokenPipe as u8, "the reader of the output went away");
-    } else {
-        for (code, meaning) in Exit::TABLE {
-            row(code as u8, meaning);
-        }
+/// The codes of `tool`, with what they mean.
+pub(super) fn rows(tool: Tool) -> Vec<(u8, &'static str)> {
+    if !tool.fsck_codes {
+        return Exit::TABLE.iter().map(|&(code, meaning)| (code as u8, meaning)).collect();
     }
-    text.truncate(text.trim_end().len());
-    text
+    let mut rows = FsckExit::TABLE.to_vec();
+    rows.push((Exit::BrokenPipe as u8, "the reader of the output went away"));
+    rows
+}
+
+/// The table as text, for the end of `--help`.
+pub(super) fn table(tool: Tool) -> String {
+    let rows: Vec<String> = rows(tool).iter().map(|(code, meaning)| format!("  {code:>3}  {meaning}")).collect();
+    format!("Exit codes:\n{}", rows.join("\n"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{Failure, Tool};
+use super::{Failure, Tool, exit};
 use crate::error::Result;
 
 /// What can be generated.
@@ -28,12 +28,7 @@ fn render(tool: Tool, mut command: clap::Command, kind: &str) -> Result<Vec<u8>,
     let mut out = Vec::new();
     let shell = match kind {
         "man" => {
-            // The date stays out: the page depends on the flags alone.
-            clap_mangen::Man::new(command)
-                .title(tool.name.to_uppercase())
-                .manual("ext4kit")
-                .date("")
-                .render(&mut out)?;
+            man(tool, command, &mut out)?;
             return Ok(out);
         }
         "bash" => Shell::Bash,
@@ -43,6 +38,27 @@ fn render(tool: Tool, mut command: clap::Command, kind: &str) -> Result<Vec<u8>,
     };
     clap_complete::generate(shell, &mut command, tool.name, &mut out);
     Ok(out)
+}
+
+/// The man page. The date stays out: the page depends on the flags alone.
+fn man(tool: Tool, command: clap::Command, out: &mut Vec<u8>) -> Result<(), Failure> {
+    let name = tool.name;
+    let page = clap_mangen::Man::new(command.after_long_help(None)).title(name.to_uppercase()).section("1").date("");
+    let page = page.manual("ext4kit");
+    page.render_title(out)?;
+    page.render_name_section(out)?;
+    page.render_synopsis_section(out)?;
+    page.render_description_section(out)?;
+    page.render_options_section(out)?;
+    writeln!(out, ".SH \"EXIT STATUS\"")?;
+    for (code, meaning) in exit::rows(tool) {
+        writeln!(out, ".TP\n{code}\n{meaning}")?;
+    }
+    writeln!(out, ".SH \"SEE ALSO\"")?;
+    let others: Vec<String> =
+        Tool::ALL.iter().filter(|other| other.name != name).map(|other| format!("\\fB{}\\fR(1)", other.name)).collect();
+    writeln!(out, "{}", others.join(",\n"))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -59,6 +75,7 @@ mod tests {
             let text = String::from_utf8(render(Tool::COPY, command(), kind).unwrap()).unwrap();
             assert!(text.contains("frobnicate"), "{kind}: {text}");
             assert!(text.contains("e4cp"), "{kind}");
+            assert_eq!(text.contains(".TP\n141\nthe reader"), kind == "man");
         }
         assert!(matches!(render(Tool::COPY, command(), "pdf"), Err(Failure::Usage(_))));
     }

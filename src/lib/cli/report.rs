@@ -62,11 +62,20 @@ pub const fn hint(e: &Error) -> Option<&'static str> {
     })
 }
 
+/// The text without the number that the standard library puts behind the host's reason: " (os error 2)".
+fn plain(text: &str) -> String {
+    let Some((before, rest)) = text.rsplit_once(" (os error ") else { return text.to_owned() };
+    match rest.split_once(')') {
+        Some((number, after)) if number.bytes().all(|b| b.is_ascii_digit()) => format!("{before}{after}"),
+        _ => text.to_owned(),
+    }
+}
+
 /// An error as a JSON object: `kind`, `message`, and where they apply `place`, `path`, `features` and `hint`.
 pub fn error_json(e: &Error) -> Value {
     let mut object = Map::new();
     object.insert("kind".into(), e.kind().into());
-    object.insert("message".into(), e.to_string().into());
+    object.insert("message".into(), plain(&e.to_string()).into());
     match e {
         Error::Corrupt { place, .. } => {
             object.insert("place".into(), json!(place));
@@ -98,11 +107,11 @@ fn render(tool: Tool, json: bool, failure: &Failure) -> String {
         let error = match failure {
             Failure::Library(e) => error_json(e),
             Failure::Usage(text) => json!({ "kind": "usage", "message": text }),
-            Failure::Output(_) => json!({ "kind": "output", "message": failure.to_string() }),
+            Failure::Output(_) => json!({ "kind": "output", "message": plain(&failure.to_string()) }),
         };
         return json!({ "error": error }).to_string();
     }
-    let mut text = format!("{}: error: {failure}", tool.name);
+    let mut text = format!("{}: error: {}", tool.name, plain(&failure.to_string()));
     if let Failure::Library(e) = failure
         && let Some(hint) = hint(e)
     {
@@ -181,6 +190,11 @@ mod tests {
         assert_eq!(
             render(Tool::COPY, false, &corrupt().into()),
             "e4cp: error: inode 12: extent tree node has entries out of order\n  hint: `e4fsck -n IMAGE` lists all that is wrong"
+        );
+        let missing = Error::host("open", "a", rustix::io::Errno::NOENT);
+        assert_eq!(
+            render(Tool::COPY, false, &missing.into()),
+            "e4cp: error: a: cannot open: No such file or directory"
         );
         assert_eq!(render(Tool::SHELL, false, &Failure::Usage("no".into())), "e4sh: error: no");
     }
