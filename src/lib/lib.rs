@@ -20,6 +20,8 @@ pub mod env;
 pub mod error;
 pub mod format;
 pub mod progress;
+#[doc(hidden)]
+pub mod testing;
 pub mod units;
 pub mod volume;
 

@@ -1,0 +1,4 @@
+//! What tests, fuzz targets and benchmarks share. Not part of the public interface: it changes without notice.
+
+pub mod exercise;
+pub mod surgery;
