@@ -8,6 +8,7 @@
 //! | [`units`], [`error`], [`mod@env`], [`progress`] | number spaces, the error, clock and entropy services, progress and cancellation |
 //! | [`device`] | block devices: file, memory map, memory, window, overlay, record, fault |
 //! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
+//! | [`mkfs`] | making a filesystem: options, layout, writer |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |
 //!
@@ -19,6 +20,7 @@ pub mod device;
 pub mod env;
 pub mod error;
 pub mod format;
+pub mod mkfs;
 pub mod progress;
 #[doc(hidden)]
 pub mod testing;

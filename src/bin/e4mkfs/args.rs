@@ -1,0 +1,233 @@
+//! The arguments of `e4mkfs`, in mke2fs's spelling, and the options they stand for.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser};
+use ext4kit::cli::{Failure, Session};
+use ext4kit::env::{Entropy, Timestamp};
+use ext4kit::mkfs::parse::{self, Extra};
+use ext4kit::mkfs::{FeatureEdit, FsType, Options, Size, Usage, parse_units};
+
+/// Make an ext2, ext3 or ext4 filesystem in a file or on a block device.
+#[derive(Parser, Debug)]
+#[command(about)]
+pub(crate) struct Args {
+    /// Block size in bytes; negative: at least so much
+    #[arg(short = 'b', value_name = "BYTES", allow_hyphen_values = true)]
+    pub(crate) block_size: Option<i64>,
+    /// Cluster size in bytes, with the feature bigalloc
+    #[arg(short = 'C', value_name = "BYTES")]
+    pub(crate) cluster_size: Option<String>,
+    /// Bytes per inode
+    #[arg(short = 'i', value_name = "BYTES")]
+    pub(crate) inode_ratio: Option<String>,
+    /// Inode size in bytes
+    #[arg(short = 'I', value_name = "BYTES")]
+    pub(crate) inode_size: Option<u32>,
+    /// Number of inodes
+    #[arg(short = 'N', value_name = "COUNT")]
+    pub(crate) inodes: Option<u64>,
+    /// Percentage of blocks reserved for the super-user
+    #[arg(short = 'm', value_name = "PERCENT", default_value_t = 5.0)]
+    pub(crate) reserved: f64,
+    /// Label
+    #[arg(short = 'L', value_name = "LABEL")]
+    pub(crate) label: Option<String>,
+    /// Directory last mounted on
+    #[arg(short = 'M', value_name = "DIR")]
+    pub(crate) last_mounted: Option<String>,
+    /// UUID, or clear, random
+    #[arg(short = 'U', value_name = "UUID")]
+    pub(crate) uuid: Option<String>,
+    /// Features to add, or with ^ to drop
+    #[arg(short = 'O', value_name = "FEATURE,…", action = ArgAction::Append)]
+    pub(crate) features: Vec<String>,
+    /// Extended options
+    #[arg(short = 'E', value_name = "OPTION,…", action = ArgAction::Append)]
+    pub(crate) extended: Vec<String>,
+    /// What the filesystem is for: floppy, small, big, huge, news, largefile, largefile4
+    #[arg(short = 'T', value_name = "USAGE")]
+    pub(crate) usage: Option<String>,
+    /// ext2, ext3 or ext4
+    #[arg(short = 't', value_name = "TYPE", default_value = "ext4")]
+    pub(crate) fs_type: String,
+    /// With a journal
+    #[arg(short = 'j')]
+    pub(crate) journal: bool,
+    /// Journal options: size=MiB, fast_commit_size=KiB, location=BLOCK
+    #[arg(short = 'J', value_name = "OPTION,…", action = ArgAction::Append)]
+    pub(crate) journal_options: Vec<String>,
+    /// Blocks per group
+    #[arg(short = 'g', value_name = "BLOCKS")]
+    pub(crate) per_group: Option<u32>,
+    /// Groups per flexible group
+    #[arg(short = 'G', value_name = "GROUPS")]
+    pub(crate) flex: Option<u32>,
+    /// What the kernel does on errors: continue, remount-ro, panic
+    #[arg(short = 'e', value_name = "BEHAVIOUR")]
+    pub(crate) on_error: Option<String>,
+    /// Operating system that made it
+    #[arg(short = 'o', value_name = "OS")]
+    pub(crate) creator_os: Option<String>,
+    /// Revision
+    #[arg(short = 'r', value_name = "REVISION")]
+    pub(crate) revision: Option<u32>,
+    /// Fill it from this directory
+    #[arg(short = 'd', value_name = "DIR")]
+    pub(crate) source: Option<PathBuf>,
+    /// Overwrite without asking
+    #[arg(short = 'F', action = ArgAction::Count)]
+    pub(crate) force: u8,
+    /// Only say what would be made
+    #[arg(short = 'n')]
+    pub(crate) dry_run: bool,
+    /// Say nothing
+    #[arg(short = 'q')]
+    pub(crate) quiet: bool,
+    /// Say more
+    #[arg(short = 'v')]
+    pub(crate) verbose: bool,
+    /// Not supported: check for bad blocks
+    #[arg(short = 'c', hide = true, action = ArgAction::Count)]
+    pub(crate) check: u8,
+    /// Not supported: list of bad blocks
+    #[arg(short = 'l', hide = true, value_name = "FILE")]
+    pub(crate) bad_blocks: Option<PathBuf>,
+    /// Not supported: superblock and descriptors only
+    #[arg(short = 'S', hide = true)]
+    pub(crate) super_only: bool,
+    /// Not supported: direct I/O
+    #[arg(short = 'D', hide = true)]
+    pub(crate) direct: bool,
+    /// Not supported: undo file
+    #[arg(short = 'z', hide = true, value_name = "FILE")]
+    pub(crate) undo: Option<PathBuf>,
+    /// All files belong to this user and group
+    #[arg(long, value_name = "UID:GID")]
+    pub(crate) owner: Option<String>,
+    /// Threads
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+    /// Print a summary as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Size of the filesystem, as the second argument
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<String>,
+    /// Image file or block device
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: PathBuf,
+    /// Size: blocks, or with a suffix s, k, m, g, t
+    #[arg(conflicts_with = "size")]
+    pub(crate) blocks: Option<String>,
+}
+
+impl Args {
+    /// What is asked for but not there yet: refused, never ignored.
+    pub(crate) fn refuse(&self) -> Result<(), Failure> {
+        let asked = [
+            (self.check != 0, "-c (looking for bad blocks)"),
+            (self.bad_blocks.is_some(), "-l (a list of bad blocks)"),
+            (self.super_only, "-S (superblock and descriptors only)"),
+            (self.direct, "-D (direct I/O)"),
+            (self.undo.is_some(), "-z (an undo file)"),
+            (self.source.is_some(), "-d (filling it from a directory)"),
+        ];
+        match asked.into_iter().find(|(on, _)| *on) {
+            Some((_, what)) => Err(Failure::Usage(format!("{what} is not supported"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The size argument, in units of the block size asked for (1024 where none is).
+    pub(crate) fn units(&self) -> Result<Option<u64>, Failure> {
+        let unit = self.exact_block_size()?.map_or(1024, u64::from);
+        let text = self.blocks.as_ref().or(self.size.as_ref());
+        Ok(text.filter(|t| *t != "auto").map(|t| parse_units(t, unit)).transpose()?)
+    }
+
+    fn exact_block_size(&self) -> Result<Option<u32>, Failure> {
+        self.block_size.filter(|b| *b > 0).map(|b| u32::try_from(b).map_err(|_| bad("block size", &b))).transpose()
+    }
+
+    /// The options, with everything but the size.
+    pub(crate) fn options(
+        &self,
+        now: Timestamp,
+        entropy: &mut dyn Entropy,
+        session: &Session,
+    ) -> Result<(Options, Extra), Failure> {
+        let mut random = || {
+            let mut b = [0; 16];
+            entropy.fill(&mut b);
+            uuid::Builder::from_random_bytes(b).into_uuid().into_bytes()
+        };
+        let (id, hash_seed) = (random(), random());
+        let id = match self.uuid.as_deref() {
+            None | Some("random" | "time") => id,
+            Some("clear" | "null") => [0; 16],
+            Some(text) => parse::uuid(text)?,
+        };
+        let mut o = Options::new(Size::Units(0), id, hash_seed, now);
+        let mut extra = Extra::default();
+        o.fs_type = FsType::parse(&self.fs_type)?;
+        o.usage = match &self.usage {
+            Some(name) => Some(Usage::parse(name).ok_or_else(|| bad("usage type", name))?),
+            None => None,
+        };
+        o.block_size = self.exact_block_size()?;
+        o.min_block_size = self.block_size.filter(|b| *b < 0).map(|b| b.unsigned_abs() as u32);
+        o.cluster_size = bytes(self.cluster_size.as_deref())?;
+        o.inode_ratio = bytes(self.inode_ratio.as_deref())?;
+        o.inode_size = self.inode_size;
+        o.inodes = self.inodes;
+        o.reserved_percent = self.reserved;
+        o.blocks_per_group = self.per_group;
+        o.flex_bg_size = self.flex;
+        o.label = text(self.label.as_deref(), 16, "label", session);
+        o.last_mounted = text(self.last_mounted.as_deref(), 64, "last mount point", session);
+        for list in &self.features {
+            o.features.extend(FeatureEdit::parse_list(list)?);
+        }
+        o.journal.wanted = self.journal;
+        for list in &self.journal_options {
+            parse::journal(&mut o, list)?;
+        }
+        for list in &self.extended {
+            parse::extended(&mut o, &mut extra, list)?;
+        }
+        if let Some(name) = &self.on_error {
+            o.on_error = parse::on_error(name)?;
+        }
+        if let Some(name) = &self.creator_os {
+            o.creator_os = parse::creator_os(name)?;
+        }
+        o.revision_0 = match self.revision {
+            None | Some(1) => false,
+            Some(0) => true,
+            Some(n) => return Err(bad("revision", &n)),
+        };
+        if extra.root_owner_is_caller {
+            o.root_owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        }
+        Ok((o, extra))
+    }
+}
+
+fn bad(what: &str, value: &dyn std::fmt::Display) -> Failure {
+    Failure::Usage(format!("{what} {value} is not valid"))
+}
+
+fn bytes(text: Option<&str>) -> Result<Option<u32>, Failure> {
+    text.map(|t| parse_units(t, 1).ok().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| bad("size", &t))).transpose()
+}
+
+/// A text field of the superblock, cut to what it holds.
+fn text(value: Option<&str>, max: usize, what: &str, session: &Session) -> Vec<u8> {
+    let mut bytes = value.unwrap_or_default().as_bytes().to_vec();
+    if bytes.len() > max {
+        session.warn(format_args!("the {what} is cut to {max} bytes"));
+        bytes.truncate(max);
+    }
+    bytes
+}

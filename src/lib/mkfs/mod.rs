@@ -1,0 +1,25 @@
+//! Making a filesystem: options, then a layout, then a writer.
+//!
+//! [`Options`] is what was asked for, [`Layout`] is where everything goes, [`Draft`] is the filesystem being filled, and
+//! [`Draft::write`] puts it on a device. Nothing touches a device before that. The numbers (group sizes, inode counts,
+//! journal sizes, places of tables) are those of mke2fs 1.47.4.
+
+mod draft;
+mod layout;
+#[cfg(test)]
+mod layout_tests;
+mod map;
+mod options;
+mod params;
+pub mod parse;
+mod space;
+mod superblock;
+mod system;
+mod tables;
+mod write;
+
+pub use draft::Draft;
+pub use layout::{JournalSize, Layout};
+pub use options::{
+    Amount, FeatureEdit, FsType, JournalOptions, OnError, Options, QuotaTypes, Size, Usage, parse_units,
+};

@@ -1,0 +1,187 @@
+//! The option arguments of mke2fs: `-E`, `-J`, `-e`, `-o`, owners and UUIDs, by their names there.
+
+use super::options::{Amount, OnError, Options, QuotaTypes, invalid};
+use crate::error::{Error, Result};
+
+/// What `-E` and `-J` say that is not about the filesystem itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Byte of the device where the filesystem starts (`offset=`).
+    pub offset: u64,
+    /// Whether to discard the device's blocks first (`discard`, `nodiscard`); `None` where nothing is said.
+    pub discard: Option<bool>,
+    /// Do not copy extended attributes from the source (`no_copy_xattrs`).
+    pub no_copy_xattrs: bool,
+    /// The root directory belongs to whoever runs this (`root_owner` without a value).
+    pub root_owner_is_caller: bool,
+}
+
+const EXTENDED: &str = "desc_size, discard, encoding, encoding_flags, hash_seed, lazy_itable_init, lazy_journal_init, \
+                        mmp_update_interval, no_copy_xattrs, nodiscard, num_backup_sb, offset, orphan_file_size, \
+                        packed_meta_blocks, quotatype, resize, root_owner, stride, stripe_width, test_fs";
+
+/// Apply `-E text` to `options`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for names and values that do not exist.
+pub fn extended(options: &mut Options, extra: &mut Extra, text: &str) -> Result<()> {
+    for item in text.split(',').filter(|i| !i.is_empty()) {
+        let (name, value) = match item.split_once('=') {
+            Some((n, v)) => (n, Some(v)),
+            None => (item, None),
+        };
+        let need = || value.ok_or_else(|| invalid("extended option", item, "name=value"));
+        let switch = || value.map_or(Ok(true), |v| number(v).map(|n: u32| n != 0));
+        match name {
+            "desc_size" | "desc-size" => options.desc_size = Some(number(need()?)?),
+            "hash_seed" => options.hash_seed = uuid(need()?)?,
+            "offset" => extra.offset = number(need()?)?,
+            "mmp_update_interval" => options.mmp_update_interval = number(need()?)?,
+            "no_copy_xattrs" => extra.no_copy_xattrs = true,
+            "num_backup_sb" => options.backups = number(need()?)?,
+            "packed_meta_blocks" => options.packed_meta_blocks = switch()?,
+            "stride" => options.stride = number(need()?)?,
+            "stripe-width" | "stripe_width" => options.stripe_width = number(need()?)?,
+            "resize" => options.resize_to = Some(Amount::parse(need()?)?),
+            "test_fs" => options.test_fs = true,
+            "lazy_itable_init" => options.lazy_itable_init = switch()?,
+            "lazy_journal_init" => options.lazy_journal_init = switch()?,
+            "root_owner" => match value {
+                Some(v) => options.root_owner = owner(v)?,
+                None => extra.root_owner_is_caller = true,
+            },
+            "discard" => extra.discard = Some(true),
+            "nodiscard" => extra.discard = Some(false),
+            "quotatype" => options.quota = quota_types(need()?)?,
+            "encoding" => encoding(options, need()?)?,
+            "encoding_flags" => match need()? {
+                "strict" => options.strict_encoding = true,
+                "no_strict" => options.strict_encoding = false,
+                v => return Err(invalid("encoding flag", v, "strict or no_strict")),
+            },
+            "orphan_file_size" => options.orphan_file_size = Some(Amount::parse(need()?)?),
+            _ => return Err(invalid("extended option", item, EXTENDED)),
+        }
+    }
+    Ok(())
+}
+
+fn encoding(options: &mut Options, name: &str) -> Result<()> {
+    if !matches!(name, "utf8" | "utf8-12.1") {
+        return Err(invalid("encoding", name, "utf8 or utf8-12.1"));
+    }
+    options.features.extend(super::FeatureEdit::parse_list("casefold")?);
+    Ok(())
+}
+
+/// Apply `-J text` to `options`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for names and values that do not exist, and for an external journal.
+pub fn journal(options: &mut Options, text: &str) -> Result<()> {
+    options.journal.wanted = true;
+    for item in text.split(',').filter(|i| !i.is_empty()) {
+        let (name, value) = item.split_once('=').unwrap_or((item, ""));
+        match name {
+            "size" => options.journal.size_mib = Some(number(value)?),
+            "fast_commit_size" => options.journal.fast_commit_kib = Some(number(value)?),
+            "location" => options.journal.location = Some(Amount::parse(value)?),
+            "device" => {
+                return Err(invalid("journal option", item, "a journal inside: external ones are not made yet"));
+            }
+            _ => return Err(invalid("journal option", item, "size=, fast_commit_size=, location=")),
+        }
+    }
+    Ok(())
+}
+
+/// The behaviour that `-e` names.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for any other name.
+pub fn on_error(name: &str) -> Result<OnError> {
+    match name {
+        "continue" => Ok(OnError::Continue),
+        "remount-ro" => Ok(OnError::ReadOnly),
+        "panic" => Ok(OnError::Panic),
+        _ => Err(invalid("error behaviour", name, "continue, remount-ro or panic")),
+    }
+}
+
+/// The operating system that `-o` names, by name or number.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for any other name.
+pub fn creator_os(name: &str) -> Result<u32> {
+    match name.to_ascii_lowercase().as_str() {
+        "linux" => Ok(0),
+        "gnu" | "hurd" => Ok(1),
+        "masix" => Ok(2),
+        "freebsd" => Ok(3),
+        "lites" => Ok(4),
+        other => other.parse().map_err(|_| invalid("operating system", name, "linux, hurd, masix, freebsd, lites")),
+    }
+}
+
+/// `UID:GID`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for anything else.
+pub fn owner(text: &str) -> Result<(u32, u32)> {
+    text.split_once(':')
+        .and_then(|(u, g)| Some((u.parse().ok()?, g.parse().ok()?)))
+        .ok_or_else(|| invalid("owner", text, "UID:GID, both numbers"))
+}
+
+/// A UUID's bytes.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for anything else.
+pub fn uuid(text: &str) -> Result<[u8; 16]> {
+    uuid::Uuid::try_parse(text).map(uuid::Uuid::into_bytes).map_err(|_| invalid("UUID", text, "32 hexadecimal digits"))
+}
+
+fn quota_types(text: &str) -> Result<QuotaTypes> {
+    let mut q = QuotaTypes { user: false, group: false, project: false };
+    for word in text.split(':') {
+        match word {
+            "usr" | "usrquota" => q.user = true,
+            "grp" | "grpquota" => q.group = true,
+            "prj" | "prjquota" => q.project = true,
+            _ => return Err(invalid("quota type", word, "usrquota, grpquota or prjquota")),
+        }
+    }
+    Ok(q)
+}
+
+/// A number, decimal or with 0x.
+fn number<T: TryFrom<u64>>(text: &str) -> Result<T, Error> {
+    let n = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    };
+    n.and_then(|n| T::try_from(n).ok()).ok_or_else(|| invalid("number", text, "a number in range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::Size;
+    use super::*;
+    use crate::env::Timestamp;
+
+    #[test]
+    fn names_and_values_are_checked() {
+        let mut o = Options::new(Size::Units(1), [0; 16], [0; 16], Timestamp::default());
+        let mut x = Extra::default();
+        extended(&mut o, &mut x, "stride=0x20,stripe-width=64,lazy_itable_init=0,offset=1048576,resize=4G").unwrap();
+        assert_eq!((o.stride, o.stripe_width, o.lazy_itable_init), (32, 64, false));
+        assert_eq!((x.offset, o.resize_to), (1 << 20, Some(Amount::Bytes(4 << 30))));
+        for bad in ["nonsense", "stride", "stride=x", "hash_seed=1", "encoding=latin1", "quotatype=all", "desc_size=-1"]
+        {
+            assert!(extended(&mut o, &mut x, bad).is_err(), "{bad}");
+        }
+        assert!(journal(&mut o, "device=/dev/null").is_err());
+        assert_eq!(owner("1:2").unwrap(), (1, 2));
+        assert!(owner("1:").is_err());
+    }
+}

@@ -1,0 +1,280 @@
+//! The files that a filesystem has for itself: root directory, lost+found, reserved descriptors (resize inode), journal,
+//! MMP block, quota files, orphan file. Unit: blocks.
+
+use super::draft::Draft;
+use super::layout::Layout;
+use super::map;
+use crate::error::{Error, Result};
+use crate::format::csum::crc32c;
+use crate::format::dirent::{DirFormat, DirPacker, NewDirent};
+use crate::format::dirhash::DirHash;
+use crate::format::extent::Extent;
+use crate::format::features::{Compat, Incompat, RoCompat};
+use crate::format::inode::{FileType, Inode};
+use crate::units::Ino;
+
+/// Permissions of the system's files.
+const PRIVATE: u16 = 0o600;
+/// Bytes that lost+found has at least, so that names can be added without allocating.
+const LOST_FOUND_BYTES: u32 = 16 * 1024;
+/// Blocks that lost+found has at most.
+const LOST_FOUND_BLOCKS: u32 = 12;
+/// Magic number of an orphan file's block.
+#[doc(alias = "EXT4_ORPHAN_BLOCK_MAGIC")]
+const ORPHAN_MAGIC: u32 = 0x0b10_ca04;
+
+/// Make them all.
+pub(crate) fn create(d: &mut Draft) -> Result<()> {
+    if d.layout().features.incompat.contains(Incompat::JOURNAL_DEV) {
+        return Ok(());
+    }
+    let unsupported: Vec<_> = d.layout().features.bits().filter(|b| matches!(b.name, Some("quota" | "mmp"))).collect();
+    if !unsupported.is_empty() {
+        return Err(Error::Unsupported { features: unsupported });
+    }
+    lost_found(d)?;
+    resize_inode(d)?;
+    journal(d)?;
+    orphan_file(d)
+}
+
+/// How directory blocks look in this filesystem.
+pub(crate) fn dir_format(l: &Layout) -> DirFormat {
+    DirFormat {
+        filetype: l.features.incompat.contains(Incompat::FILETYPE),
+        hash_in_entry: false,
+        tail: l.features.ro_compat.contains(RoCompat::METADATA_CSUM),
+    }
+}
+
+/// The blocks of lost+found.
+pub(crate) fn lost_found_blocks(block_size: u32) -> u32 {
+    (LOST_FOUND_BYTES / block_size).clamp(2, LOST_FOUND_BLOCKS)
+}
+
+/// Make lost+found. The root directory that names it is made with the tree, or by [`empty_root`].
+fn lost_found(d: &mut Draft) -> Result<()> {
+    // The root comes first on disk: an empty one has one block, a populated one is put elsewhere if it needs more.
+    let root = d.allocate_one()?;
+    let ino = d.new_ino()?;
+    let bs = d.layout().block_size;
+    let blocks = lost_found_blocks(bs);
+    let mut extents = Vec::new();
+    d.allocate_extents(0, u64::from(blocks), &mut extents)?;
+    let format = dir_format(d.layout());
+    let seed = d.layout().checksums().inode_seed(ino, 0).unwrap_or(0);
+    let mut lblk = 0;
+    for e in &extents {
+        for i in 0..u64::from(e.len) {
+            let mut block = vec![0; bs as usize];
+            let mut packer = DirPacker::new(&mut block, format);
+            if lblk == 0 {
+                let _ = packer.push(&dirent(ino, b".", FileType::Directory));
+                let _ = packer.push(&dirent(Ino::ROOT, b"..", FileType::Directory));
+            }
+            packer.finish(seed);
+            d.keep(e.pblk.0 + i, block);
+            lblk += 1;
+        }
+    }
+    let mut inode = d.system_inode(FileType::Directory.mode_bits() | 0o700);
+    inode.update(|c| c.links_count = 2.into());
+    inode.set_size(u64::from(blocks * bs));
+    let clusters = u64::from(blocks).div_ceil(u64::from(d.layout().ratio));
+    finish_inode(d, ino, inode, &extents, clusters)?;
+    d.count_dir(ino);
+    d.count_dir(Ino::ROOT);
+    d.system.root_block = root;
+    empty_root(d, ino)
+}
+
+/// The root directory of an empty filesystem.
+fn empty_root(d: &mut Draft, lost_found: Ino) -> Result<()> {
+    let bs = d.layout().block_size;
+    let mut block = vec![0; bs as usize];
+    let mut packer = DirPacker::new(&mut block, dir_format(d.layout()));
+    for (ino, name) in [(Ino::ROOT, &b"."[..]), (Ino::ROOT, b".."), (lost_found, b"lost+found")] {
+        let _ = packer.push(&dirent(ino, name, FileType::Directory));
+    }
+    packer.finish(d.layout().checksums().inode_seed(Ino::ROOT, 0).unwrap_or(0));
+    let at = d.system.root_block;
+    d.keep(at, block);
+    let mut inode = d.system_inode(FileType::Directory.mode_bits() | 0o755);
+    inode.update(|c| c.links_count = 3.into());
+    let (uid, gid) = d.layout().options.root_owner;
+    inode.set_owner(uid, gid);
+    inode.set_size(u64::from(bs));
+    let extents = [Extent { lblk: crate::units::Lblk(0), len: 1, pblk: crate::units::Fsblk(at), unwritten: false }];
+    finish_inode(d, Ino::ROOT, inode, &extents, 1)
+}
+
+/// An entry without a hash.
+pub(crate) fn dirent(ino: Ino, name: &[u8], file_type: FileType) -> NewDirent<'_> {
+    NewDirent { ino, name, file_type: file_type.dirent_code(), hash: DirHash::default() }
+}
+
+/// Attach the map, count blocks, and store the inode.
+pub(crate) fn finish_inode(d: &mut Draft, ino: Ino, mut inode: Inode, extents: &[Extent], clusters: u64) -> Result<()> {
+    let mut clusters = clusters;
+    map::attach(d, ino, &mut inode, extents, &mut clusters)?;
+    d.set_clusters(&mut inode, clusters);
+    d.inodes.insert(ino.0, inode);
+    Ok(())
+}
+
+/// The resize inode: a double-indirect block whose entries are the reserved descriptor blocks; each of those lists its
+/// copies in the other groups.
+#[doc(alias = "ext2fs_create_resize_inode")]
+fn resize_inode(d: &mut Draft) -> Result<()> {
+    if !d.layout().features.compat.contains(Compat::RESIZE_INODE) {
+        return Ok(());
+    }
+    let dind = d.allocate_one()?;
+    let l = d.layout();
+    let bs = l.block_size as usize;
+    let per = bs / 4;
+    let backups: Vec<u64> =
+        l.groups_with_head().into_iter().skip(1).filter(|g| l.has_super(*g)).map(u64::from).collect();
+    let first = l.head(0).reserved.start;
+    let group_len = u64::from(l.blocks_per_group);
+    let mut top = vec![0u8; bs];
+    let mut kept = Vec::new();
+    let mut used = 1u64;
+    for i in 0..u64::from(l.reserved_gdt) {
+        let at = first + i;
+        let slot = (u64::from(l.desc_blocks) + i) as usize % per;
+        top[slot * 4..slot * 4 + 4].copy_from_slice(&(at as u32).to_le_bytes());
+        let mut copies = Vec::with_capacity(bs);
+        for group in &backups {
+            copies.extend_from_slice(&((at + group * group_len) as u32).to_le_bytes());
+        }
+        copies.resize(bs, 0);
+        kept.push((at, copies));
+        used += 1 + backups.len() as u64;
+    }
+    let per = per as u64;
+    let size = (per * per + per + 12) * bs as u64;
+    let sectors = used * u64::from(l.ratio) * (bs as u64 / 512);
+    for (at, bytes) in kept {
+        d.keep(at, bytes);
+    }
+    d.keep(dind, top);
+    let mut inode = d.system_inode(FileType::Regular.mode_bits() | PRIVATE);
+    inode.update(|c| c.block[52..56].copy_from_slice(&(dind as u32).to_le_bytes()));
+    inode.set_size(size);
+    inode.set_blocks_raw(sectors);
+    d.inodes.insert(Ino::RESIZE.0, inode);
+    Ok(())
+}
+
+fn journal(d: &mut Draft) -> Result<()> {
+    let size = d.layout().journal;
+    if !d.layout().features.compat.contains(Compat::HAS_JOURNAL) {
+        return Ok(());
+    }
+    let l = d.layout();
+    let goal = match l.options.journal.location {
+        Some(at) => at.blocks(l.block_size).clamp(l.first_data_block, l.blocks - 1),
+        None if l.options.packed_meta_blocks => l.first_data_block,
+        None => {
+            d.settle();
+            journal_goal(d)
+        }
+    };
+    let goal = goal.next_multiple_of(u64::from(d.layout().ratio));
+    let mut extents = Vec::new();
+    d.allocate_near(goal, size.total(), &mut extents)?;
+    let first = extents.first().map_or(0, |e| e.pblk.0);
+    let block = journal_superblock(d.layout(), 1);
+    d.keep(first, block);
+    d.zeroed.extend(extents.iter().map(|e| e.pblk.0..e.pblk.0 + u64::from(e.len)));
+    let mut inode = d.system_inode(FileType::Regular.mode_bits() | PRIVATE);
+    inode.set_size(size.total() * u64::from(d.layout().block_size));
+    let clusters = size.total().div_ceil(u64::from(d.layout().ratio));
+    finish_inode(d, Ino::JOURNAL, inode, &extents, clusters)?;
+    d.system.journal = d.inodes.get(&Ino::JOURNAL.0).cloned();
+    Ok(())
+}
+
+/// Near the middle, in the emptiest of some groups.
+fn journal_goal(d: &Draft) -> u64 {
+    let l = d.layout();
+    let free = |g: u32| {
+        let (start, end) = (l.group_start(g), l.group_end(g));
+        end - start - d.space().used_in(start..end).map(|r| r.end - r.start).sum::<u64>()
+    };
+    let mut group =
+        ((l.blocks - l.first_data_block) / 2).saturating_sub(l.first_data_block) / u64::from(l.blocks_per_group);
+    group = group.min(u64::from(l.groups - 1));
+    let mut group = group as u32;
+    let flex = 1u32 << l.log_flex.min(31);
+    let start = if l.log_flex != 0 && group > flex {
+        group &= !(flex - 1);
+        while group < l.groups && free(group) == 0 {
+            group += 1;
+        }
+        group %= l.groups;
+        group
+    } else {
+        group.saturating_sub(1)
+    };
+    let end = (group + 1).min(l.groups - 1);
+    let mut best = start;
+    for g in start + 1..=end {
+        if free(g) > free(best) {
+            best = g;
+        }
+    }
+    l.group_start(best)
+}
+
+/// The first block of an empty journal: superblock version 2, big endian. `users` is 0 on a journal device.
+#[doc(alias = "journal_superblock_s")]
+pub(crate) fn journal_superblock(l: &Layout, users: u32) -> Vec<u8> {
+    let mut block = vec![0u8; l.block_size as usize];
+    let first = if users != 0 {
+        1
+    } else if l.block_size == 1024 {
+        3
+    } else {
+        2
+    };
+    let mut put = |at: usize, v: u32| block[at..at + 4].copy_from_slice(&v.to_be_bytes());
+    put(0, 0xc03b_3998);
+    put(4, 4);
+    put(12, l.block_size);
+    put(16, l.journal.total() as u32);
+    put(20, first);
+    put(24, 1);
+    put(0x40, users);
+    put(0x54, l.journal.fast_commit as u32);
+    block[0x30..0x40].copy_from_slice(&l.options.uuid);
+    block
+}
+
+fn orphan_file(d: &mut Draft) -> Result<()> {
+    let blocks = d.layout().orphan_blocks;
+    if blocks == 0 {
+        return Ok(());
+    }
+    let ino = d.new_ino()?;
+    let mut extents = Vec::new();
+    d.allocate_extents(0, blocks, &mut extents)?;
+    let bs = d.layout().block_size as usize;
+    let seed = d.layout().checksums().inode_seed(ino, 0);
+    for at in extents.iter().flat_map(|e| e.pblk.0..e.pblk.0 + u64::from(e.len)) {
+        let mut block = vec![0u8; bs];
+        block[bs - 8..bs - 4].copy_from_slice(&ORPHAN_MAGIC.to_le_bytes());
+        if let Some(seed) = seed {
+            let crc = crc32c(crc32c(seed, &at.to_le_bytes()), &block[..bs - 8]);
+            block[bs - 4..].copy_from_slice(&crc.to_le_bytes());
+        }
+        d.keep(at, block);
+    }
+    let mut inode = d.system_inode(FileType::Regular.mode_bits() | PRIVATE);
+    inode.set_size(blocks * bs as u64);
+    let clusters = blocks.div_ceil(u64::from(d.layout().ratio));
+    finish_inode(d, ino, inode, &extents, clusters)?;
+    d.system.orphan_file = ino.0;
+    Ok(())
+}

@@ -1,0 +1,315 @@
+//! Putting a draft on a device: everything once, in large pieces, nothing that already reads as zero.
+//!
+//! Bitmaps and descriptors are computed per flexible group, on as many threads as the caller's pool has; what is written
+//! does not depend on how many. Groups that hold nothing but their own metadata get no bitmap where checksums allow it.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::draft::Draft;
+use super::superblock;
+use super::system::journal_superblock;
+use crate::device::BlockDevice;
+use crate::error::{Error, Result};
+use crate::format::bitmap::{self, Kind};
+use crate::format::features::Incompat;
+use crate::format::group_desc::{BgFlags, GroupDesc};
+use crate::format::superblock as sb_format;
+use crate::format::superblock::{State, Superblock};
+use crate::format::{U16, csum::Checksums};
+use crate::units::{Fsblk, Group, Ino};
+
+/// Most bytes gathered into one write.
+const GATHER: usize = 1 << 20;
+/// Groups whose bitmaps are computed together where there are no flexible groups.
+const CHUNK: usize = 16;
+
+/// Inodes that are not the draft's own.
+pub(crate) trait Inodes: Sync {
+    /// Their numbers.
+    fn range(&self) -> Range<u32>;
+
+    /// The bytes of one, with its checksum, into a slot of zeros.
+    fn fill(&self, ino: Ino, slot: &mut [u8]) -> Result<()>;
+}
+
+/// No other inodes.
+#[derive(Debug)]
+pub(crate) struct NoInodes;
+
+impl Inodes for NoInodes {
+    fn range(&self) -> Range<u32> {
+        0..0
+    }
+
+    fn fill(&self, _: Ino, _: &mut [u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Bytes for consecutive blocks, gathered into large writes.
+struct Gather<'a> {
+    dev: &'a dyn BlockDevice,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Gather<'a> {
+    const fn new(dev: &'a dyn BlockDevice) -> Self {
+        Self { dev, at: 0, bytes: Vec::new() }
+    }
+
+    fn push(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        if at != self.at + self.bytes.len() as u64 || self.bytes.len() + bytes.len() > GATHER {
+            self.flush()?;
+            self.at = at;
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.bytes.is_empty() {
+            self.dev.write_at(self.at, &self.bytes)?;
+            self.bytes.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Write the filesystem. `fresh` says that the device reads as zeros all over.
+    ///
+    /// # Errors
+    /// [`Error::DeviceTooSmall`], and what the device reports. A device that failed half-way holds no valid filesystem: the
+    /// superblock is written last.
+    pub fn write(&mut self, dev: &dyn BlockDevice, fresh: bool) -> Result<()> {
+        self.write_with(dev, fresh, &NoInodes)
+    }
+
+    /// Write the filesystem together with more inodes, whose data is written already.
+    pub(crate) fn write_with(&mut self, dev: &dyn BlockDevice, fresh: bool, more: &dyn Inodes) -> Result<()> {
+        self.finish_space();
+        let need = self.layout().byte_len();
+        if dev.len() < need {
+            return Err(Error::DeviceTooSmall { need, have: dev.len() });
+        }
+        if self.layout().features.incompat.contains(Incompat::JOURNAL_DEV) {
+            return self.write_journal_device(dev);
+        }
+        let sb = superblock::build(self);
+        let descs = self.write_groups(dev, more, fresh)?;
+        if !fresh {
+            self.clear_old(dev)?;
+        }
+        self.write_kept(dev)?;
+        self.write_heads(dev, &sb, &descs)?;
+        dev.write_at(sb_format::OFFSET, &sb.encode())
+    }
+
+    fn write_journal_device(&self, dev: &dyn BlockDevice) -> Result<()> {
+        let l = self.layout();
+        let sb = superblock::build(self);
+        let at = if l.block_size == 1024 { 2 } else { 1 };
+        dev.write_at(at * u64::from(l.block_size), &journal_superblock(l, 0))?;
+        dev.write_at(sb_format::OFFSET, &sb.encode())
+    }
+
+    fn write_kept(&self, dev: &dyn BlockDevice) -> Result<()> {
+        let bs = u64::from(self.layout().block_size);
+        let mut out = Gather::new(dev);
+        for (block, bytes) in &self.kept {
+            out.push(block * bs, bytes)?;
+        }
+        out.flush()
+    }
+
+    /// Zero what must read as zeros and is not written otherwise.
+    fn clear_old(&self, dev: &dyn BlockDevice) -> Result<()> {
+        let l = self.layout();
+        let bs = u64::from(l.block_size);
+        dev.zero(0, sb_format::OFFSET)?;
+        if !l.options.lazy_journal_init {
+            for r in &self.zeroed {
+                dev.zero(r.start * bs, (r.end - r.start) * bs)?;
+            }
+        }
+        for g in l.groups_with_head() {
+            let r = l.head(g).reserved;
+            if !r.is_empty() {
+                dev.zero(r.start * bs, (r.end - r.start) * bs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Superblock copies and descriptor tables. The primary superblock is left to the end.
+    fn write_heads(&self, dev: &dyn BlockDevice, sb: &Superblock, descs: &[u8]) -> Result<()> {
+        let l = self.layout();
+        let bs = u64::from(l.block_size);
+        l.groups_with_head().into_par_iter().try_for_each(|group| {
+            let head = l.head(group);
+            if let (Some(at), true) = (head.superblock, group != 0) {
+                let mut copy = sb.clone();
+                copy.block_group_nr = U16::new(u16::try_from(group).unwrap_or(u16::MAX));
+                copy.state = U16::new((sb.state_flags() - State::VALID).bits());
+                dev.write_at(at * bs, &copy.encode())?;
+            }
+            if let Some(range) = head.descs {
+                dev.write_at(range.start * bs, descs)?;
+            }
+            if let Some((index, at)) = head.meta_desc {
+                let from = index as usize * bs as usize;
+                let part = descs.get(from..).unwrap_or_default();
+                dev.write_at(at * bs, part.get(..bs as usize).unwrap_or(part))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Bitmaps and inode tables of all groups; the descriptors come back, in whole blocks.
+    fn write_groups(&self, dev: &dyn BlockDevice, more: &dyn Inodes, fresh: bool) -> Result<Vec<u8>> {
+        let l = self.layout();
+        let size = l.desc_size as usize;
+        let per = (1usize << l.log_flex.min(20)).max(CHUNK);
+        let mut descs = vec![0u8; l.desc_blocks as usize * l.block_size as usize];
+        let used = l.groups as usize * size;
+        descs.get_mut(..used).unwrap_or_default().par_chunks_mut(size * per).enumerate().try_for_each(
+            |(i, part)| -> Result<()> {
+                let mut bitmaps = Vec::new();
+                for (j, out) in part.chunks_exact_mut(size).enumerate() {
+                    let group = (i * per + j) as u32;
+                    let mut desc = self.group(group, &mut bitmaps, fresh);
+                    self.write_inodes(dev, group, more, fresh)?;
+                    desc.checksum = U16::new(
+                        desc.computed_checksum(l.checksums(), Group(group), size as u16, &vec![0; size]).unwrap_or(0),
+                    );
+                    desc.encode_into(out);
+                }
+                bitmaps.sort_unstable_by_key(|(at, _)| *at);
+                let mut out = Gather::new(dev);
+                for (at, bytes) in &bitmaps {
+                    out.push(at * u64::from(l.block_size), bytes)?;
+                }
+                out.flush()
+            },
+        )?;
+        Ok(descs)
+    }
+
+    /// How many inodes of the group are in use; they are its first.
+    fn used_inodes(&self, group: u32) -> u32 {
+        let ipg = self.layout().inodes_per_group;
+        (self.next_ino - 1).saturating_sub(group * ipg).min(ipg)
+    }
+
+    /// A group's descriptor without its checksum; its bitmaps, where they are to be written, into `bitmaps`.
+    fn group(&self, group: u32, bitmaps: &mut Vec<(u64, Vec<u8>)>, fresh: bool) -> GroupDesc {
+        let l = self.layout();
+        let csums = l.checksums();
+        let lazy = csums.has_group_desc_csum();
+        let tables = l.tables.get(group as usize).copied().unwrap_or_default();
+        let (start, end) = (l.group_start(group), l.group_end(group));
+        let ratio = u64::from(l.ratio);
+        let mut desc = GroupDesc::default();
+        desc.set_block_bitmap(Fsblk(tables.block_bitmap));
+        desc.set_inode_bitmap(Fsblk(tables.inode_bitmap));
+        desc.set_inode_table(Fsblk(tables.inode_table));
+        let used: u64 = self.space().used_in(start..end).map(|r| r.end - r.start).sum();
+        desc.set_free_clusters(((end - start) / ratio - used / ratio) as u32);
+        let inodes = self.used_inodes(group);
+        desc.set_free_inodes(l.inodes_per_group - inodes);
+        desc.set_used_dirs(self.dirs_in_group.get(&group).copied().unwrap_or(0));
+        let mut flags = BgFlags::empty();
+        let desc_size = l.desc_size as u16;
+        if lazy && group + 1 != l.groups && used == self.own_blocks(group) {
+            flags |= BgFlags::BLOCK_UNINIT;
+        } else {
+            let map = self.block_bitmap(start..end);
+            bitmap::stamp(Kind::Block, &map, l.blocks_per_group / l.ratio, csums, &mut desc, desc_size);
+            bitmaps.push((tables.block_bitmap, map));
+        }
+        if lazy {
+            desc.set_itable_unused(l.inodes_per_group - inodes);
+        }
+        if lazy && inodes == 0 {
+            flags |= BgFlags::INODE_UNINIT;
+        } else {
+            let mut map = vec![0xff; l.block_size as usize];
+            bitmap::clear_range(&mut map, inodes as usize, l.inodes_per_group as usize);
+            bitmap::stamp(Kind::Inode, &map, l.inodes_per_group, csums, &mut desc, desc_size);
+            bitmaps.push((tables.inode_bitmap, map));
+        }
+        if lazy && (fresh || !l.options.lazy_itable_init) {
+            flags |= BgFlags::INODE_ZEROED;
+        }
+        desc.set_bg_flags(flags);
+        desc
+    }
+
+    /// Blocks of the group that are in use even if nothing is allocated in it, as the kernel works it out for a group
+    /// without a block bitmap.
+    fn own_blocks(&self, group: u32) -> u64 {
+        let l = self.layout();
+        let head = l.head(group);
+        let mut n = head.superblock.map_or(0, |_| 1)
+            + head.descs.map_or(0, |r| r.end - r.start)
+            + (head.reserved.end - head.reserved.start)
+            + head.meta_desc.map_or(0, |_| 1);
+        if !l.features.incompat.contains(Incompat::FLEX_BG) {
+            n += 2 + u64::from(l.itable_blocks);
+        }
+        n.next_multiple_of(u64::from(l.ratio))
+    }
+
+    fn block_bitmap(&self, range: Range<u64>) -> Vec<u8> {
+        let l = self.layout();
+        let ratio = u64::from(l.ratio);
+        let mut map = vec![0xff; l.block_size as usize];
+        bitmap::clear_range(&mut map, 0, ((range.end - range.start) / ratio) as usize);
+        for r in self.space().used_in(range.clone()) {
+            let bit = |block: u64| (block - range.start).div_ceil(ratio) as usize;
+            bitmap::set_range(&mut map, bit(r.start), bit(r.end));
+        }
+        map
+    }
+
+    /// The part of the group's inode table that is in use; the rest where it must be zeroed.
+    fn write_inodes(&self, dev: &dyn BlockDevice, group: u32, more: &dyn Inodes, fresh: bool) -> Result<()> {
+        let l = self.layout();
+        let used = self.used_inodes(group) as usize;
+        let (size, bs) = (l.inode_size as usize, u64::from(l.block_size));
+        let Some(tables) = l.tables.get(group as usize) else { return Ok(()) };
+        let at = tables.inode_table * bs;
+        let whole = u64::from(l.itable_blocks) * bs;
+        let mut done = 0u64;
+        if used != 0 {
+            let range = more.range();
+            let mut buf = vec![0u8; (used * size).next_multiple_of(bs as usize)];
+            let first = group * l.inodes_per_group + 1;
+            for (ino, slot) in (first..).zip(buf.chunks_exact_mut(size).take(used)) {
+                if range.contains(&ino) {
+                    more.fill(Ino(ino), slot)?;
+                } else {
+                    self.own_inode(ino, slot, l.checksums());
+                }
+            }
+            dev.write_at(at, &buf)?;
+            done = buf.len() as u64;
+        }
+        let lazy = l.options.lazy_itable_init && l.checksums().has_group_desc_csum();
+        if !fresh && !lazy && done < whole {
+            dev.zero(at + done, whole - done)?;
+        }
+        Ok(())
+    }
+
+    fn own_inode(&self, ino: u32, slot: &mut [u8], csums: Checksums) {
+        if let Some(inode) = self.inodes.get(&ino) {
+            let mut inode = inode.clone();
+            inode.update_checksum(csums, Ino(ino));
+            slot.copy_from_slice(inode.as_bytes());
+        }
+    }
+}
