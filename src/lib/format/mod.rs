@@ -1,6 +1,6 @@
 //! The on-disk format: one structure per file, read and written, with its checksum.
 //!
-//! Structures are `#[repr(C)]` views of the bytes (zerocopy, little endian; big endian in [`jbd2`](self) only) with
+//! Structures are `#[repr(C)]` views of the bytes (zerocopy, little endian; big endian in [`jbd2`] only) with
 //! the kernel's field names less their prefix. Decoding keeps every byte, so that reserved and unknown fields
 //! survive an edit. Nothing here does I/O or knows a filesystem's geometry: rooms above hand in bytes, block
 //! numbers and checksum seeds. Hostile bytes give [`crate::Error::Corrupt`], never a panic.
@@ -19,6 +19,7 @@ pub mod group_desc;
 pub mod htree;
 pub mod indirect;
 pub mod inode;
+pub mod jbd2;
 pub mod superblock;
 pub mod xattr;
 
