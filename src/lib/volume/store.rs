@@ -1,41 +1,49 @@
 //! What changes to a filesystem go through: the traits that the rooms above implement.
 //!
-//! [`MetaStore`] is one handle on a running transaction (or the same interface without a journal). Every metadata
-//! block that is changed is changed through it: the block's bytes are asked for with
-//! [`MetaStore::write_access`], edited in place, checksum stamped by who edits, and reach the device when the
-//! transaction commits. Reading through the store sees what the transaction has changed so far.
+//! [`MetaStore`] is one handle on a running transaction (or the same interface without a journal). A block's bytes
+//! are immutable once handed over: whoever changes a block reads it, makes new bytes (checksum stamped) and writes
+//! them back whole, so that a commit in progress keeps the bytes it has and a reader never sees half an edit.
+//! Reading through the store sees what the transaction has changed so far.
 //!
-//! [`BlockAlloc`] finds and frees blocks. Blocks freed in a transaction are not handed out again before it has
-//! committed: until then, a crash brings their old owner back.
+//! The store shows the same to readers as a device: a [`Volume`] that is edited is opened over the *view* of its
+//! store, a [`crate::device::BlockDevice`] that reads what the store would. All of the volume's readers then work
+//! in the middle of a transaction.
+//!
+//! [`BlockAlloc`] finds and frees blocks and inodes. Blocks freed in a transaction are not handed out again before it
+//! has committed: until then, a crash brings their old owner back.
 
 use std::sync::Arc;
 
+use super::Volume;
 use crate::error::Result;
 use crate::units::{Fsblk, Group, Ino};
 
 /// A handle on a running transaction: metadata is read and changed through it.
 ///
-/// The bytes handed out are whole blocks. A store that has failed once (`Poisoned`) fails ever after.
+/// The bytes are whole blocks. A store that has failed once (`Poisoned`) fails ever after.
 #[doc(alias = "handle_t")]
 pub trait MetaStore {
     /// A block as the transaction sees it.
     fn read(&self, block: Fsblk) -> Result<Arc<[u8]>>;
 
-    /// A block's current bytes, to change. The block is part of the transaction from here on; its first use costs
-    /// one credit.
+    /// Replace a block's bytes. The block is part of the transaction from here on; its first use costs one credit.
     #[doc(alias = "jbd2_journal_get_write_access")]
     #[doc(alias = "jbd2_journal_dirty_metadata")]
-    fn write_access(&mut self, block: Fsblk) -> Result<&mut [u8]>;
+    fn write(&mut self, block: Fsblk, bytes: Arc<[u8]>) -> Result<()>;
 
-    /// A newly allocated metadata block, zeroed without being read. A pending revoke of it is cancelled.
+    /// Store a newly allocated metadata block. As [`MetaStore::write`], and a pending revoke of it is cancelled.
     #[doc(alias = "jbd2_journal_get_create_access")]
-    fn create_access(&mut self, block: Fsblk) -> Result<&mut [u8]>;
+    fn create(&mut self, block: Fsblk, bytes: Arc<[u8]>) -> Result<()>;
 
     /// A metadata block has been freed: drop it from the transaction, and make sure that no older copy in the log is
     /// replayed over what the block becomes (a revoke record).
     #[doc(alias = "jbd2_journal_forget")]
     #[doc(alias = "jbd2_journal_revoke")]
     fn forget(&mut self, block: Fsblk) -> Result<()>;
+
+    /// Write content of a file, whole blocks from `block` on: not journalled, but on the device before the
+    /// transaction commits (`data=ordered`).
+    fn write_data(&mut self, block: Fsblk, bytes: &[u8]) -> Result<()>;
 
     /// Credits (metadata blocks) that this handle may still dirty.
     fn credits(&self) -> u32;
@@ -47,6 +55,7 @@ pub trait MetaStore {
 
 /// What an allocation is for and where it should go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(alias = "ext4_allocation_request")]
 pub struct AllocRequest {
     /// Block to start looking at: next to what the new blocks continue.
     pub goal: Fsblk,
@@ -54,10 +63,25 @@ pub struct AllocRequest {
     pub len: u32,
     /// The shortest run that is of use, 1 or more.
     pub min_len: u32,
+    /// Blocks to reserve behind the run for this inode's next request, where there is room: in memory only, until
+    /// the inode's reservations are dropped.
+    pub ahead: u32,
     /// Inode that the blocks are for.
     pub ino: Ino,
     /// Metadata (may use the reserved pool).
     pub metadata: bool,
+}
+
+impl AllocRequest {
+    /// `len` blocks (or fewer) for the content of `ino`, from `goal` on.
+    pub const fn data(ino: Ino, goal: Fsblk, len: u32) -> Self {
+        Self { goal, len, min_len: 1, ahead: 0, ino, metadata: false }
+    }
+
+    /// One block of metadata for `ino`, near `goal`.
+    pub const fn metadata(ino: Ino, goal: Fsblk) -> Self {
+        Self { goal, len: 1, min_len: 1, ahead: 0, ino, metadata: true }
+    }
 }
 
 /// Blocks handed out: `len` blocks from `start`, contiguous.
@@ -69,24 +93,46 @@ pub struct Allocated {
     pub len: u32,
 }
 
-/// Finds and frees blocks and inodes. Bitmaps, group descriptors and counts are changed through the store.
+/// What an inode is for and where it should go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InodeRequest {
+    /// Directory that it will be in.
+    pub parent: Ino,
+    /// It will be a directory.
+    pub directory: bool,
+    /// Directories below the parent are to be spread: the parent is the root or has the `TOPDIR` flag.
+    pub spread: bool,
+    /// Hash of the name, which decides where spreading starts.
+    pub name_hash: u32,
+}
+
+/// Finds and frees blocks and inodes. Bitmaps and group descriptors are changed through the store, and the volume's
+/// copy of the descriptors with them.
 pub trait BlockAlloc {
     /// Allocate blocks. [`crate::Error::NoSpace`] where there is no run of `min_len`; nothing is changed then.
     #[doc(alias = "ext4_mb_new_blocks")]
-    fn allocate(&mut self, store: &mut dyn MetaStore, request: AllocRequest) -> Result<Allocated>;
+    fn allocate(&mut self, vol: &mut Volume, store: &mut dyn MetaStore, request: AllocRequest) -> Result<Allocated>;
 
-    /// Free blocks. They stay unavailable until the transaction has committed. `metadata` blocks are forgotten.
+    /// Free blocks: whole clusters, as they were handed out. They stay unavailable until the transaction has
+    /// committed. `metadata` blocks are forgotten.
     #[doc(alias = "ext4_free_blocks")]
-    fn free(&mut self, store: &mut dyn MetaStore, start: Fsblk, len: u32, metadata: bool) -> Result<()>;
+    fn free(
+        &mut self,
+        vol: &mut Volume,
+        store: &mut dyn MetaStore,
+        start: Fsblk,
+        len: u32,
+        metadata: bool,
+    ) -> Result<()>;
 
-    /// Allocate an inode for an object in `parent`.
+    /// Allocate an inode. Its slot in the table is the caller's to write.
     #[doc(alias = "ext4_new_inode")]
-    fn allocate_inode(&mut self, store: &mut dyn MetaStore, parent: Ino, directory: bool) -> Result<Ino>;
+    fn allocate_inode(&mut self, vol: &mut Volume, store: &mut dyn MetaStore, request: InodeRequest) -> Result<Ino>;
 
     /// Free an inode's number.
     #[doc(alias = "ext4_free_inode")]
-    fn free_inode(&mut self, store: &mut dyn MetaStore, ino: Ino, directory: bool) -> Result<()>;
+    fn free_inode(&mut self, vol: &mut Volume, store: &mut dyn MetaStore, ino: Ino, directory: bool) -> Result<()>;
 
     /// Free clusters of a group as counted now, for placement decisions.
-    fn free_clusters(&self, group: Group) -> u32;
+    fn free_clusters(&self, vol: &Volume, group: Group) -> u32;
 }
