@@ -43,11 +43,16 @@ fn render(tool: Tool, mut command: clap::Command, kind: &str) -> Result<Vec<u8>,
 /// The man page. The date stays out: the page depends on the flags alone.
 fn man(tool: Tool, command: clap::Command, out: &mut Vec<u8>) -> Result<(), Failure> {
     let name = tool.name;
+    let usage = command.clone().render_usage().to_string();
     let page = clap_mangen::Man::new(command.after_long_help(None)).title(name.to_uppercase()).section("1").date("");
     let page = page.manual("ext4kit");
     page.render_title(out)?;
     page.render_name_section(out)?;
-    page.render_synopsis_section(out)?;
+    // The generator's own synopsis leaves the names of the values out.
+    writeln!(out, ".SH SYNOPSIS")?;
+    for line in usage.trim_start_matches("Usage:").lines().map(str::trim).filter(|l| !l.is_empty()) {
+        writeln!(out, "\\fB{name}\\fR{}\n.br", line.strip_prefix(name).unwrap_or(line).replace('-', "\\-"))?;
+    }
     page.render_description_section(out)?;
     page.render_options_section(out)?;
     writeln!(out, ".SH \"EXIT STATUS\"")?;

@@ -58,21 +58,33 @@ use crate::progress::{Progress, Silent};
 pub struct Tool {
     /// Its name, which begins its messages.
     pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
     /// Whether it uses fsck's exit codes instead of the common ones.
     pub fsck_codes: bool,
 }
 
 impl Tool {
     /// Creates filesystems.
-    pub const MKFS: Self = Self { name: "e4mkfs", fsck_codes: false };
+    pub const MKFS: Self = Self {
+        name: "e4mkfs",
+        about: "Make an ext2, ext3 or ext4 image, empty or filled from a directory",
+        fsck_codes: false,
+    };
     /// Copies in and out.
-    pub const COPY: Self = Self { name: "e4cp", fsck_codes: false };
+    pub const COPY: Self =
+        Self { name: "e4cp", about: "Copy files out of an ext4 image and into it", fsck_codes: false };
     /// Checks and repairs.
-    pub const FSCK: Self = Self { name: "e4fsck", fsck_codes: true };
+    pub const FSCK: Self = Self { name: "e4fsck", about: "Check an ext2, ext3 or ext4 image", fsck_codes: true };
     /// Shows extent status.
-    pub const EXTENT_STATUS: Self = Self { name: "e4es", fsck_codes: false };
+    pub const EXTENT_STATUS: Self = Self {
+        name: "e4es",
+        about: "Show how files lie in an ext4 image: extent status, extents, free space",
+        fsck_codes: false,
+    };
     /// The shell.
-    pub const SHELL: Self = Self { name: "e4sh", fsck_codes: false };
+    pub const SHELL: Self =
+        Self { name: "e4sh", about: "Look inside an ext4 image, command by command", fsck_codes: false };
     /// All of them.
     pub const ALL: [Self; 5] = [Self::MKFS, Self::COPY, Self::FSCK, Self::EXTENT_STATUS, Self::SHELL];
 }
@@ -120,7 +132,13 @@ pub fn command(tool: Tool, command: clap::Command) -> clap::Command {
         .literal(AnsiColor::Cyan.on_default().bold())
         .placeholder(AnsiColor::Cyan.on_default());
     let codes = exit::table(tool);
-    command.name(tool.name).version(env!("CARGO_PKG_VERSION")).styles(styles).max_term_width(100).after_long_help(codes)
+    command
+        .name(tool.name)
+        .about(tool.about)
+        .version(env!("CARGO_PKG_VERSION"))
+        .styles(styles)
+        .max_term_width(100)
+        .after_long_help(codes)
 }
 
 /// Run a binary: parse the arguments, run `body`, report what went wrong, and turn the outcome into an exit code.
