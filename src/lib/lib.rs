@@ -19,6 +19,7 @@ pub mod cli;
 pub mod device;
 pub mod env;
 pub mod error;
+pub mod file;
 pub mod format;
 pub mod mkfs;
 pub mod progress;
