@@ -10,6 +10,7 @@
 //! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
 //! | [`mkfs`] | making a filesystem: options, layout, writer |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
+//! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
 //! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |
 //!
 //! The library reads no clock, random source, environment, locale or hash order: they are parameters
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod device;
 pub mod env;
 pub mod error;
+pub mod extract;
 pub mod file;
 pub mod format;
 pub mod mkfs;
