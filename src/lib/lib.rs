@@ -9,6 +9,7 @@
 //! | [`device`] | block devices: file, memory map, memory, window, overlay, record, fault |
 //! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
 //! | [`mkfs`] | making a filesystem: options, layout, writer |
+//! | [`populate`] | filling a new filesystem from a tree of files in one pass |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
 //! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |
@@ -24,6 +25,7 @@ pub mod extract;
 pub mod file;
 pub mod format;
 pub mod mkfs;
+pub mod populate;
 pub mod progress;
 #[doc(hidden)]
 pub mod testing;

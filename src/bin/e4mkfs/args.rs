@@ -131,7 +131,6 @@ impl Args {
             (self.super_only, "-S (superblock and descriptors only)"),
             (self.direct, "-D (direct I/O)"),
             (self.undo.is_some(), "-z (an undo file)"),
-            (self.source.is_some(), "-d (filling it from a directory)"),
         ];
         match asked.into_iter().find(|(on, _)| *on) {
             Some((_, what)) => Err(Failure::Usage(format!("{what} is not supported"))),
@@ -208,7 +207,7 @@ impl Args {
             Some(n) => return Err(bad("revision", &n)),
         };
         if extra.root_owner_is_caller {
-            o.root_owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+            o.root_owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
         }
         Ok((o, extra))
     }

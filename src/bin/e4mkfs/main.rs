@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use args::Args;
 use ext4kit::cli::{self, Exit, Failure, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, WindowDevice};
-use ext4kit::mkfs::{Draft, Layout, Options, Size};
+use ext4kit::mkfs::{Draft, Layout, Options, Size, parse};
+use ext4kit::populate::{HostDir, Source, Tree, build, fit};
 use target::Target;
 
 fn main() -> ExitCode {
@@ -24,38 +25,74 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let fixed = std::env::var_os("SOURCE_DATE_EPOCH").is_some_and(|v| !v.is_empty());
     let mut entropy = cli::entropy(fixed.then_some(now.sec as u64))?;
     let (mut options, extra) = args.options(now, &mut *entropy, session)?;
+    let progress = session.progress(args.quiet);
+    let threads = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let source = match &args.source {
+        Some(path) => Some(open_source(path, args, extra.no_copy_xattrs)?),
+        None => None,
+    };
+    let tree = source.as_ref().map(|s| s.list(threads, &*progress)).transpose()?;
     let exists = args.image.exists();
-    options.size = match args.units()? {
-        Some(units) => Size::Units(units),
-        None if exists => Size::Device(device_len(&args.image)?.saturating_sub(extra.offset)),
-        None => return Err(Failure::Usage("the image does not exist, and no size is given".into())),
+    let len = if exists { device_len(&args.image)?.saturating_sub(extra.offset) } else { 0 };
+    options.size = match (args.units()?, &tree) {
+        (Some(units), _) => Size::Units(units),
+        (None, _) if len != 0 => Size::Device(len),
+        (None, Some(tree)) => {
+            fit(&mut options, tree)?;
+            options.size
+        }
+        (None, None) => return Err(Failure::Usage("no size is given, and there is no image to take it from".into())),
     };
     let layout = Layout::new(&options)?;
-    if !args.quiet && !args.json || args.dry_run {
+    if args.dry_run || !args.quiet && !args.json {
         describe(&layout, session)?;
     }
-    let need = layout.byte_len();
-    let mut draft = Draft::new(layout)?;
     if args.dry_run {
+        Draft::new(layout)?;
         return Ok(Exit::Ok);
     }
+    let need = layout.byte_len();
     let target = if exists {
         Target::existing(&args.image, extra.offset, need)?
     } else {
         Target::new_file(&args.image, extra.offset + file_len(&options, need))?
     };
-    write(&mut draft, &target, extra.offset)?;
+    let window;
+    let device: &dyn BlockDevice = if extra.offset == 0 {
+        target.device()
+    } else {
+        window = WindowDevice::from_offset(target.device(), extra.offset)?;
+        &window
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
+    let draft = pool.install(|| match (&source, &tree) {
+        (Some(source), Some(tree)) => build(layout, source, tree, device, target.fresh, threads, &*progress),
+        _ => Draft::new(layout).and_then(|mut d| d.write(device, target.fresh).map(|()| d)),
+    })?;
     target.finish()?;
     if args.json {
-        let l = draft.layout();
-        let summary = serde_json::json!({
-            "blocks": l.block_count(), "block_size": l.block_size(), "inodes": l.inode_count(),
-            "groups": l.group_count(), "free_blocks": draft.free_blocks(),
-            "features": l.features().bits().map(|b| b.to_string()).collect::<Vec<_>>(),
-        });
-        writeln!(session.out(), "{summary}")?;
+        summary(&draft, tree.as_ref(), session)?;
     }
     Ok(Exit::Ok)
+}
+
+fn open_source(path: &Path, args: &Args, without_xattrs: bool) -> Result<HostDir, Failure> {
+    let owner = args.owner.as_deref().map(parse::owner).transpose()?;
+    let source = HostDir::open(path)?.owned_by(owner);
+    Ok(if without_xattrs { source.without_xattrs() } else { source })
+}
+
+fn summary(draft: &Draft, tree: Option<&Tree>, session: &Session) -> Result<(), Failure> {
+    let l = draft.layout();
+    let summary = serde_json::json!({
+        "blocks": l.block_count(), "block_size": l.block_size(), "inodes": l.inode_count(),
+        "groups": l.group_count(), "free_blocks": draft.free_blocks(),
+        "features": l.features().bits().map(|b| b.to_string()).collect::<Vec<_>>(),
+        "files": tree.map_or(0, Tree::len), "bytes": tree.map_or(0, Tree::data_bytes),
+    });
+    writeln!(session.out(), "{summary}")?;
+    Ok(())
 }
 
 /// Length of a new file: what was asked for, even where the filesystem leaves a rest of it unused.
@@ -64,15 +101,6 @@ fn file_len(options: &Options, need: u64) -> u64 {
         Size::Units(n) => (n * u64::from(options.block_size.unwrap_or(1024))).max(need),
         Size::Device(n) => n.max(need),
     }
-}
-
-fn write(draft: &mut Draft, target: &Target, offset: u64) -> Result<(), Failure> {
-    if offset == 0 {
-        draft.write(target.device(), target.fresh)?;
-    } else {
-        draft.write(&WindowDevice::from_offset(target.device(), offset)?, target.fresh)?;
-    }
-    Ok(())
 }
 
 fn device_len(path: &Path) -> Result<u64, Failure> {

@@ -23,6 +23,7 @@ pub(crate) struct SystemFiles {
     pub(crate) mmp_block: u64,
     /// First block of the root directory.
     pub(crate) root_block: u64,
+    pub(crate) lost_found: Option<Ino>,
 }
 
 /// A filesystem in the making.
@@ -49,7 +50,16 @@ impl Draft {
     ///
     /// # Errors
     /// [`Error::NoSpace`] where they do not fit.
-    pub fn new(mut layout: Layout) -> Result<Self> {
+    pub fn new(layout: Layout) -> Result<Self> {
+        Self::with(layout, true)
+    }
+
+    /// The same for a tree that brings a directory `lost+found`.
+    pub(crate) fn without_lost_found(layout: Layout) -> Result<Self> {
+        Self::with(layout, false)
+    }
+
+    fn with(mut layout: Layout, lost_found: bool) -> Result<Self> {
         let space = std::mem::take(&mut layout.space);
         let start = layout.first_data_block;
         let mut draft = Self {
@@ -64,13 +74,32 @@ impl Draft {
             dirs_in_group: BTreeMap::new(),
             system: SystemFiles::default(),
         };
-        super::system::create(&mut draft)?;
+        super::system::create(&mut draft, lost_found)?;
         Ok(draft)
     }
 
     /// The layout underneath.
     pub const fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    pub(crate) fn checksums(&self) -> crate::format::csum::Checksums {
+        self.layout.checksums()
+    }
+
+    /// Blocks of a cluster.
+    pub(crate) fn ratio(&self) -> u64 {
+        u64::from(self.layout.ratio)
+    }
+
+    /// The next inode number to be handed out.
+    pub(crate) const fn next_ino(&self) -> u32 {
+        self.next_ino
+    }
+
+    /// The inode of lost+found, where the draft made one.
+    pub(crate) const fn lost_found(&self) -> Option<Ino> {
+        self.system.lost_found
     }
 
     /// Blocks that nothing uses yet.
@@ -92,6 +121,26 @@ impl Draft {
         }
         self.next_ino += 1;
         Ok(Ino(self.next_ino - 1))
+    }
+
+    /// The next `n` inode numbers.
+    pub(crate) fn take_inos(&mut self, n: u64) -> Result<()> {
+        let (end, have) = (u64::from(self.next_ino) + n, u64::from(self.layout.inodes()));
+        if end - 1 > have {
+            return Err(Error::NoSpace { what: "inodes", need: end - 1, have });
+        }
+        self.next_ino = end as u32;
+        Ok(())
+    }
+
+    /// The blocks of a root directory of `blocks` blocks: it keeps the first cluster that it has.
+    pub(crate) fn root_extents(&mut self, blocks: u64, out: &mut Vec<Extent>) -> Result<()> {
+        let first = blocks.min(self.ratio());
+        out.push(Extent { lblk: Lblk(0), len: first as u32, pblk: Fsblk(self.system.root_block), unwritten: false });
+        // Nothing else of the draft's own goes there now.
+        self.kept.remove(&self.system.root_block);
+        self.inodes.remove(&Ino::ROOT.0);
+        if blocks > first { self.allocate_extents(first, blocks - first, out) } else { Ok(()) }
     }
 
     /// Allocate `len` blocks, rounded up to clusters, and hand each piece to `each` in ascending order.

@@ -446,6 +446,28 @@ impl Layout {
         self.inodes_per_group * self.groups
     }
 
+    /// Bytes of an inode.
+    pub const fn inode_size(&self) -> u32 {
+        self.inode_size
+    }
+
+    /// Blocks of a cluster.
+    pub(crate) const fn cluster_ratio(&self) -> u64 {
+        self.ratio as u64
+    }
+
+    pub(crate) const fn hash_seed(&self) -> &[u8; 16] {
+        &self.options.hash_seed
+    }
+
+    pub(crate) const fn now(&self) -> crate::env::Timestamp {
+        self.options.now
+    }
+
+    pub(crate) const fn root_owner(&self) -> Option<(u32, u32)> {
+        self.options.root_owner
+    }
+
     /// The features, as settled.
     pub const fn features(&self) -> Features {
         self.features

@@ -102,7 +102,7 @@ impl Lookup<'_> {
 }
 
 /// The inode's pointers; indirect blocks are allocated and kept.
-fn indirect_root(d: &mut Draft, extents: &[Extent], clusters: &mut u64) -> Result<[u8; BLOCK_LEN]> {
+pub(crate) fn indirect_root(d: &mut Draft, extents: &[Extent], clusters: &mut u64) -> Result<[u8; BLOCK_LEN]> {
     let per = u64::from(d.layout().block_size) / 4;
     let end = extents.last().map_or(0, Extent::end);
     let most = DIRECT + per + per * per + per * per * per;

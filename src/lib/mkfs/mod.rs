@@ -23,3 +23,10 @@ pub use layout::{JournalSize, Layout};
 pub use options::{
     Amount, FeatureEdit, FsType, JournalOptions, OnError, Options, QuotaTypes, Size, Usage, parse_units,
 };
+
+/// What the room above needs to fill a draft.
+pub(crate) mod fill {
+    pub(crate) use super::map::{extent_root, indirect_root};
+    pub(crate) use super::system::dir_format;
+    pub(crate) use super::write::Inodes;
+}

@@ -309,8 +309,8 @@ pub struct Options {
     pub lazy_itable_init: bool,
     /// Leave the journal's blocks as they are (`-E lazy_journal_init=`).
     pub lazy_journal_init: bool,
-    /// Owner and group of the root directory (`-E root_owner=`).
-    pub root_owner: (u32, u32),
+    /// Owner and group of the root directory (`-E root_owner=`); the source's, or the super-user, where `None`.
+    pub root_owner: Option<(u32, u32)>,
     /// Quota files with `quota` (`-E quotatype=`).
     pub quota: QuotaTypes,
     /// Seconds between MMP updates, 0 for the default (`-E mmp_update_interval=`).
@@ -357,7 +357,7 @@ impl Options {
             packed_meta_blocks: false,
             lazy_itable_init: true,
             lazy_journal_init: false,
-            root_owner: (0, 0),
+            root_owner: None,
             quota: QuotaTypes { user: true, group: true, project: false },
             mmp_update_interval: 0,
             orphan_file_size: None,

@@ -47,7 +47,7 @@ pub fn extended(options: &mut Options, extra: &mut Extra, text: &str) -> Result<
             "lazy_itable_init" => options.lazy_itable_init = switch()?,
             "lazy_journal_init" => options.lazy_journal_init = switch()?,
             "root_owner" => match value {
-                Some(v) => options.root_owner = owner(v)?,
+                Some(v) => options.root_owner = Some(owner(v)?),
                 None => extra.root_owner_is_caller = true,
             },
             "discard" => extra.discard = Some(true),

@@ -24,7 +24,7 @@ const LOST_FOUND_BLOCKS: u32 = 12;
 const ORPHAN_MAGIC: u32 = 0x0b10_ca04;
 
 /// Make them all.
-pub(crate) fn create(d: &mut Draft) -> Result<()> {
+pub(crate) fn create(d: &mut Draft, with_lost_found: bool) -> Result<()> {
     if d.layout().features.incompat.contains(Incompat::JOURNAL_DEV) {
         return Ok(());
     }
@@ -32,7 +32,11 @@ pub(crate) fn create(d: &mut Draft) -> Result<()> {
     if !unsupported.is_empty() {
         return Err(Error::Unsupported { features: unsupported });
     }
-    lost_found(d)?;
+    // The root comes first on disk: an empty one has one block, a populated one goes on elsewhere if it needs more.
+    d.system.root_block = d.allocate_one()?;
+    if with_lost_found {
+        lost_found(d)?;
+    }
     resize_inode(d)?;
     journal(d)?;
     orphan_file(d)
@@ -54,8 +58,6 @@ pub(crate) fn lost_found_blocks(block_size: u32) -> u32 {
 
 /// Make lost+found. The root directory that names it is made with the tree, or by [`empty_root`].
 fn lost_found(d: &mut Draft) -> Result<()> {
-    // The root comes first on disk: an empty one has one block, a populated one is put elsewhere if it needs more.
-    let root = d.allocate_one()?;
     let ino = d.new_ino()?;
     let bs = d.layout().block_size;
     let blocks = lost_found_blocks(bs);
@@ -83,8 +85,7 @@ fn lost_found(d: &mut Draft) -> Result<()> {
     let clusters = u64::from(blocks).div_ceil(u64::from(d.layout().ratio));
     finish_inode(d, ino, inode, &extents, clusters)?;
     d.count_dir(ino);
-    d.count_dir(Ino::ROOT);
-    d.system.root_block = root;
+    d.system.lost_found = Some(ino);
     empty_root(d, ino)
 }
 
@@ -101,7 +102,7 @@ fn empty_root(d: &mut Draft, lost_found: Ino) -> Result<()> {
     d.keep(at, block);
     let mut inode = d.system_inode(FileType::Directory.mode_bits() | 0o755);
     inode.update(|c| c.links_count = 3.into());
-    let (uid, gid) = d.layout().options.root_owner;
+    let (uid, gid) = d.layout().options.root_owner.unwrap_or((0, 0));
     inode.set_owner(uid, gid);
     inode.set_size(u64::from(bs));
     let extents = [Extent { lblk: crate::units::Lblk(0), len: 1, pblk: crate::units::Fsblk(at), unwritten: false }];

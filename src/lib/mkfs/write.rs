@@ -27,8 +27,8 @@ const CHUNK: usize = 16;
 
 /// Inodes that are not the draft's own.
 pub(crate) trait Inodes: Sync {
-    /// Their numbers.
-    fn range(&self) -> Range<u32>;
+    /// Whether it is one of them.
+    fn has(&self, ino: Ino) -> bool;
 
     /// The bytes of one, with its checksum, into a slot of zeros.
     fn fill(&self, ino: Ino, slot: &mut [u8]) -> Result<()>;
@@ -39,8 +39,8 @@ pub(crate) trait Inodes: Sync {
 pub(crate) struct NoInodes;
 
 impl Inodes for NoInodes {
-    fn range(&self) -> Range<u32> {
-        0..0
+    fn has(&self, _: Ino) -> bool {
+        false
     }
 
     fn fill(&self, _: Ino, _: &mut [u8]) -> Result<()> {
@@ -85,6 +85,7 @@ impl Draft {
     /// [`Error::DeviceTooSmall`], and what the device reports. A device that failed half-way holds no valid filesystem: the
     /// superblock is written last.
     pub fn write(&mut self, dev: &dyn BlockDevice, fresh: bool) -> Result<()> {
+        self.count_dir(Ino::ROOT);
         self.write_with(dev, fresh, &NoInodes)
     }
 
@@ -285,11 +286,10 @@ impl Draft {
         let whole = u64::from(l.itable_blocks) * bs;
         let mut done = 0u64;
         if used != 0 {
-            let range = more.range();
             let mut buf = vec![0u8; (used * size).next_multiple_of(bs as usize)];
             let first = group * l.inodes_per_group + 1;
             for (ino, slot) in (first..).zip(buf.chunks_exact_mut(size).take(used)) {
-                if range.contains(&ino) {
+                if more.has(Ino(ino)) {
                     more.fill(Ino(ino), slot)?;
                 } else {
                     self.own_inode(ino, slot, l.checksums());

@@ -1,0 +1,275 @@
+//! Contents into the image: several threads, each taking the next piece in ascending order of blocks.
+//!
+//! Small files and directories are gathered into one buffer and written together; large files are cut into pieces. What
+//! is written where does not depend on the number of threads.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::dirs::DirWriter;
+use super::plan::Plan;
+use super::source::{Reader, Source};
+use super::tree::{Data, Node, NodeId, Tree};
+use crate::device::BlockDevice;
+use crate::error::{Error, Result};
+use crate::format::csum::Checksums;
+use crate::format::extent::Extent;
+use crate::progress::{Progress, Step, Unit};
+use crate::units::{Fsblk, Lblk};
+
+/// Bytes of a thread's buffer, a multiple of every block size.
+const BUFFER: usize = 512 * 1024;
+/// Bytes of data that a thread takes at once.
+const PIECE: u64 = 4 << 20;
+/// Files that a thread takes at once.
+const FILES: u32 = 256;
+
+/// Extended attributes of a node: names and values, sorted by name.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A share of the work.
+enum Job {
+    /// All of these nodes.
+    Nodes(NodeId, NodeId),
+    /// Parts of one large file. The first part also sees to the file's attributes.
+    Parts { node: NodeId, first: bool, parts: Vec<Extent> },
+}
+
+/// What all threads need.
+pub(crate) struct Copier<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) plan: &'a Plan,
+    pub(crate) csums: Checksums,
+    pub(crate) dev: &'a dyn BlockDevice,
+    pub(crate) progress: &'a dyn Progress,
+}
+
+impl Copier<'_> {
+    /// Copy everything; the extended attributes come back, by node.
+    pub(crate) fn run(&self, source: &dyn Source, threads: usize) -> Result<Vec<(NodeId, Xattrs)>> {
+        let jobs = self.jobs();
+        let total = Some(self.tree.data_bytes());
+        self.progress.begin(Step { name: "copying files", unit: Unit::Bytes, total });
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new((Vec::new(), None::<Error>));
+        let lock = || results.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = || {
+            let done = self.work(source, &jobs, &next);
+            let mut results = lock();
+            match done {
+                Ok(found) => results.0.extend(found),
+                Err(e) => {
+                    next.store(usize::MAX / 2, Ordering::Relaxed);
+                    results.1.get_or_insert(e);
+                }
+            }
+        };
+        std::thread::scope(|s| {
+            for _ in 1..threads.min(jobs.len()) {
+                s.spawn(work);
+            }
+            work();
+        });
+        self.progress.end();
+        let (mut xattrs, error) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(e) = error {
+            return Err(e);
+        }
+        xattrs.sort_unstable_by_key(|x| x.0);
+        Ok(xattrs)
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        let bs = self.plan.block_size;
+        let mut jobs = Vec::new();
+        let (mut first, mut bytes) = (0, 0);
+        for (id, _) in (0..).zip(&self.plan.places) {
+            let runs = self.plan.runs(id);
+            let size = runs.blocks() * bs;
+            if size > PIECE && !self.tree.node(id).is_some_and(Node::is_dir) {
+                if first != id {
+                    jobs.push(Job::Nodes(first, id));
+                }
+                self.parts(id, runs.as_slice(), &mut jobs);
+                (first, bytes) = (id + 1, 0);
+                continue;
+            }
+            bytes += size;
+            if bytes >= PIECE || id + 1 - first >= FILES {
+                jobs.push(Job::Nodes(first, id + 1));
+                (first, bytes) = (id + 1, 0);
+            }
+        }
+        let end = self.plan.places.len() as NodeId;
+        if first != end {
+            jobs.push(Job::Nodes(first, end));
+        }
+        jobs
+    }
+
+    /// Cut a large file.
+    fn parts(&self, node: NodeId, runs: &[Extent], jobs: &mut Vec<Job>) {
+        let most = PIECE / self.plan.block_size;
+        let (mut parts, mut len, mut first) = (Vec::new(), 0, true);
+        for run in runs {
+            let mut done = 0;
+            while done < u64::from(run.len) {
+                let n = (u64::from(run.len) - done).min(most - len);
+                parts.push(Extent {
+                    lblk: Lblk(run.lblk.0 + done as u32),
+                    len: n as u32,
+                    pblk: Fsblk(run.pblk.0 + done),
+                    unwritten: false,
+                });
+                done += n;
+                len += n;
+                if len == most {
+                    jobs.push(Job::Parts { node, first, parts: std::mem::take(&mut parts) });
+                    (len, first) = (0, false);
+                }
+            }
+        }
+        if !parts.is_empty() {
+            jobs.push(Job::Parts { node, first, parts });
+        }
+    }
+
+    fn work(&self, source: &dyn Source, jobs: &[Job], next: &AtomicUsize) -> Result<Vec<(NodeId, Xattrs)>> {
+        let mut w = Worker {
+            all: self,
+            reader: source.reader(self.tree)?,
+            buf: vec![0; BUFFER],
+            at: 0,
+            fill: 0,
+            xattrs: Vec::new(),
+        };
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            self.progress.check()?;
+            match job {
+                Job::Nodes(from, to) => {
+                    for id in *from..*to {
+                        w.node(id)?;
+                    }
+                }
+                Job::Parts { node, first, parts } => {
+                    w.reader.open(*node)?;
+                    if *first {
+                        w.attributes(*node)?;
+                    }
+                    w.data(*node, parts)?;
+                    w.reader.close()?;
+                }
+            }
+            w.flush()?;
+        }
+        Ok(w.xattrs)
+    }
+}
+
+struct Worker<'a> {
+    all: &'a Copier<'a>,
+    reader: Box<dyn Reader + 'a>,
+    buf: Vec<u8>,
+    /// Byte of the image where the buffer goes.
+    at: u64,
+    fill: usize,
+    xattrs: Vec<(NodeId, Xattrs)>,
+}
+
+impl Worker<'_> {
+    fn node(&mut self, id: NodeId) -> Result<()> {
+        let Some(node) = self.all.tree.node(id) else { return Ok(()) };
+        self.reader.open(id)?;
+        self.attributes(id)?;
+        let runs = self.all.plan.runs(id);
+        match node.data {
+            Data::File | Data::Sparse(_) => self.data(id, runs.as_slice())?,
+            Data::Dir { .. } => self.directory(id, runs.as_slice())?,
+            Data::Symlink(_) => {
+                if let [e] = runs.as_slice() {
+                    let tree = self.all.tree;
+                    let bs = self.all.plan.block_size as usize;
+                    let slot = self.room(e.pblk.0, bs)?;
+                    slot[..node.size as usize].copy_from_slice(tree.target(node));
+                    slot[node.size as usize..].fill(0);
+                }
+            }
+            Data::Device(..) | Data::Special => {}
+        }
+        self.reader.close()
+    }
+
+    fn attributes(&mut self, id: NodeId) -> Result<()> {
+        let found = self.reader.xattrs()?;
+        if !found.is_empty() {
+            self.xattrs.push((id, found));
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, id: NodeId, runs: &[Extent]) -> Result<()> {
+        let (plan, tree, csums) = (self.all.plan, self.all.tree, self.all.csums);
+        let mut blocks = runs.iter().flat_map(|e| e.pblk.0..e.pblk.0 + u64::from(e.len));
+        let dir = plan.places.get(id as usize).and_then(|p| plan.dirs.get(p.dir as usize));
+        let seed = csums.inode_seed(plan.ino(id), 0).unwrap_or(0);
+        let writer = DirWriter { rules: &plan.rules, tree, id, plan: dir, ino_of: &|n| plan.ino(n), seed };
+        writer.blocks(&mut |bytes| {
+            if let Some(block) = blocks.next() {
+                self.room(block, bytes.len())?.copy_from_slice(bytes);
+            }
+            Ok(())
+        })
+    }
+
+    /// Copy the parts of the open file.
+    fn data(&mut self, id: NodeId, parts: &[Extent]) -> Result<()> {
+        let bs = self.all.plan.block_size;
+        let size = self.all.tree.node(id).map_or(0, |n| n.size);
+        let mut copied = 0;
+        for e in parts {
+            let mut offset = u64::from(e.lblk.0) * bs;
+            let end = (offset + u64::from(e.len) * bs).min(size);
+            let mut block = e.pblk.0;
+            while offset < end {
+                if self.fill == BUFFER || self.at + self.fill as u64 != block * bs {
+                    self.flush()?;
+                    self.at = block * bs;
+                }
+                let n = (end - offset).min((BUFFER - self.fill) as u64) as usize;
+                let padded = n.next_multiple_of(bs as usize);
+                let slot = &mut self.buf[self.fill..self.fill + padded];
+                let (data, rest) = slot.split_at_mut(n);
+                self.reader.read(offset, data)?;
+                rest.fill(0);
+                self.fill += padded;
+                offset += n as u64;
+                block += padded as u64 / bs;
+                copied += n as u64;
+            }
+        }
+        self.all.progress.advance(copied);
+        Ok(())
+    }
+
+    /// Room in the buffer for `len` bytes that go to `block`.
+    fn room(&mut self, block: u64, len: usize) -> Result<&mut [u8]> {
+        let at = block * self.all.plan.block_size;
+        if self.at + self.fill as u64 != at || self.fill + len > BUFFER {
+            self.flush()?;
+            self.at = at;
+        }
+        let from = self.fill;
+        self.fill += len;
+        Ok(&mut self.buf[from..from + len])
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.fill != 0 {
+            self.all.dev.write_at(self.at, &self.buf[..self.fill])?;
+            self.at += self.fill as u64;
+            self.fill = 0;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! Where files come from: a source lists a tree once, and then hands out contents to several threads at once.
+
+use super::tree::Tree;
+use crate::error::Result;
+use crate::progress::Progress;
+
+/// A source of files.
+pub trait Source: Sync {
+    /// List all files. The tree must be the same whatever the order in which the host lists them and whatever the number
+    /// of `threads`.
+    ///
+    /// # Errors
+    /// What cannot be read, by name.
+    fn list(&self, threads: usize, progress: &dyn Progress) -> Result<Tree>;
+
+    /// A reader of contents for one thread.
+    ///
+    /// # Errors
+    /// What cannot be opened, by name.
+    fn reader<'a>(&'a self, tree: &'a Tree) -> Result<Box<dyn Reader + 'a>>;
+}
+
+/// Reads contents, one file after the other.
+pub trait Reader {
+    /// Turn to a node of the tree. Cheapest when nodes come in order.
+    ///
+    /// # Errors
+    /// What cannot be opened, by name.
+    fn open(&mut self, node: u32) -> Result<()>;
+
+    /// Fill `buf` from byte `offset` of the file.
+    ///
+    /// # Errors
+    /// [`crate::Error::HostChanged`] where the file ends before.
+    fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// The extended attributes of the node, sorted by name; names and values as the host gives them.
+    ///
+    /// # Errors
+    /// What cannot be read, by name.
+    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+
+    /// Done with the node.
+    ///
+    /// # Errors
+    /// [`crate::Error::HostChanged`] where it is not what was listed any more.
+    fn close(&mut self) -> Result<()>;
+}
