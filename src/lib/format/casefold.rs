@@ -4,8 +4,9 @@
 //! A name that is not UTF-8 has no folded form. In a strict filesystem (`encoding_flags` bit 0) such a name cannot
 //! be made or looked up; otherwise it compares and hashes as its bytes.
 //!
-//! The kernel's tables are those of Unicode 12.1, the tables here are newer: they agree on every character that
-//! 12.1 assigns. Characters assigned later are not valid to the kernel, and fold here like any other.
+//! The kernel's tables are those of Unicode 12.1, the tables here are newer: they agree on every character that 12.1
+//! assigns, and later letters are kept from folding (`LATER`). Combining marks assigned later may still be put in
+//! order here, which the kernel would not do.
 
 use std::borrow::Cow;
 
@@ -42,6 +43,44 @@ const IGNORABLE: [(u32, u32); 17] = [
     (0xe_0000, 0xe_0fff),
 ];
 
+/// Characters that fold or decompose today and were not assigned in Unicode 12.1, as inclusive ranges: they stay as
+/// they are. Found by comparing every code point with the reference tables.
+const LATER: [(u32, u32); 28] = [
+    (0x1c89, 0x1c89),
+    (0x2c2f, 0x2c2f),
+    (0xa7c0, 0xa7c0),
+    (0xa7c7, 0xa7c7),
+    (0xa7c9, 0xa7c9),
+    (0xa7cb, 0xa7cc),
+    (0xa7d0, 0xa7d0),
+    (0xa7d6, 0xa7d6),
+    (0xa7d8, 0xa7d8),
+    (0xa7da, 0xa7da),
+    (0xa7dc, 0xa7dc),
+    (0xa7f5, 0xa7f5),
+    (0x1_0570, 0x1_057a),
+    (0x1_057c, 0x1_058a),
+    (0x1_058c, 0x1_0592),
+    (0x1_0594, 0x1_0595),
+    (0x1_05c9, 0x1_05c9),
+    (0x1_05e4, 0x1_05e4),
+    (0x1_0d50, 0x1_0d65),
+    (0x1_1383, 0x1_1383),
+    (0x1_1385, 0x1_1385),
+    (0x1_138e, 0x1_138e),
+    (0x1_1391, 0x1_1391),
+    (0x1_13c5, 0x1_13c5),
+    (0x1_13c7, 0x1_13c8),
+    (0x1_1938, 0x1_1938),
+    (0x1_6121, 0x1_6128),
+    (0x1_6d68, 0x1_6d6a),
+];
+
+fn is_later(c: char) -> bool {
+    let c = u32::from(c);
+    c >= 0x1c89 && LATER.iter().any(|(from, to)| (*from..=*to).contains(&c))
+}
+
 fn is_ignorable(c: char) -> bool {
     let c = u32::from(c);
     c >= 0xad && IGNORABLE.iter().any(|(from, to)| (*from..=*to).contains(&c))
@@ -59,7 +98,14 @@ pub fn fold(name: &[u8]) -> Option<Vec<u8>> {
     if text.is_ascii() {
         return Some(name.to_ascii_lowercase());
     }
-    let folded: String = text.nfd().default_case_fold().filter(|c| !is_ignorable(*c)).nfd().collect();
+    let mut folded = String::with_capacity(text.len());
+    for part in text.split_inclusive(is_later) {
+        let later = part.chars().next_back().filter(|c| is_later(*c));
+        let known = part.strip_suffix(is_later).unwrap_or(part);
+        // Ignorable characters are dropped last: combining marks do not change places across them.
+        folded.extend(known.nfd().default_case_fold().nfd().filter(|c| !is_ignorable(*c)));
+        folded.extend(later);
+    }
     Some(folded.into_bytes())
 }
 
@@ -98,7 +144,7 @@ mod tests {
     use super::*;
 
     /// Name, half-MD4 hash and minor hash of its folded form: from `debugfs -R "dx_hash -h 1 -c -e utf8 NAME"`
-    /// (e2fsprogs 1.47.0).
+    /// (e2fsprogs 1.47.0). Every single code point was compared with the same library once, with no difference.
     const VECTORS: &[(&str, u32, u32)] = &[
         ("\u{c9}", 0x78c4_9f9e, 0xd834_01cc),
         ("E\u{301}", 0x78c4_9f9e, 0xd834_01cc),
@@ -118,6 +164,8 @@ mod tests {
         ("\u{1fba}\u{345}", 0xa9d5_60b0, 0x69f5_ce67),
         ("q\u{323}\u{307}", 0x5438_c31a, 0xa36b_70da),
         ("q\u{307}\u{323}", 0x5438_c31a, 0xa36b_70da),
+        ("q\u{307}\u{34f}\u{323}", 0xbb7d_9e3e, 0xe225_57f4),
+        ("a\u{10570}Z", 0x7e03_3fea, 0xbefb_0010),
     ];
 
     #[test]
