@@ -112,7 +112,9 @@ impl Dirent<'_> {
             return 0;
         }
         let with_hash = format.hash_in_entry && !is_dot_or_dotdot(self.name);
-        min_rec_len(self.name.len(), with_hash)
+        // An empty name is damage, but an entry is never shorter than one with a name.
+        let name_len = if self.name.is_empty() { 1 } else { self.name.len() };
+        min_rec_len(name_len, with_hash)
     }
 }
 

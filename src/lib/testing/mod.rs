@@ -1,4 +1,5 @@
 //! What tests, fuzz targets and benchmarks share. Not part of the public interface: it changes without notice.
 
 pub mod exercise;
+pub mod fuzz;
 pub mod surgery;

@@ -296,10 +296,19 @@ impl JournalSuperblock {
         }
     }
 
-    /// The block after the ring: the log uses blocks `first..log_end`, fast commits `log_end..maxlen`.
+    /// The block after the ring: the log uses blocks `first..log_end`, fast commits [`Self::fc_range`].
     #[doc(alias = "j_last")]
     pub fn log_end(&self) -> u32 {
         self.maxlen.get().saturating_sub(self.fc_blocks())
+    }
+
+    /// The blocks of fast commits; empty without `fast_commit`. The block between the ring and them is not used.
+    #[doc(alias = "j_fc_first")]
+    pub fn fc_range(&self) -> std::ops::Range<u32> {
+        match self.fc_blocks() {
+            0 => self.maxlen.get()..self.maxlen.get(),
+            _ => self.log_end().saturating_add(1)..self.maxlen.get(),
+        }
     }
 
     /// The first transaction expected.

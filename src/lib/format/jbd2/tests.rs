@@ -158,6 +158,7 @@ fn the_superblock() {
         back.format().unwrap(),
         JournalFormat { block_size: 4096, bits64: true, csum: JournalCsum::V3(back.csum_seed()) }
     );
+    assert_eq!(back.fc_range(), 769..1024);
     let mut bad = bytes;
     bad[0x300] ^= 1;
     assert!(matches!(

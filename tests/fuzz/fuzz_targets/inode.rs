@@ -1,0 +1,4 @@
+//! Fuzz target; see `ext4kit::testing::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ext4kit::testing::fuzz::inode(data));
