@@ -39,7 +39,7 @@ impl Binary {
     /// Arguments that look into `image`.
     fn reading<'a>(&self, image: &'a str, root: &'a str) -> Vec<&'a str> {
         match self.name {
-            "e4cp" => vec!["-l", root],
+            "e4cp" => vec!["--discard", root],
             "e4fsck" => vec!["-n", image],
             "e4es" => vec![image, "/"],
             "e4sh" => vec!["-R", "ls", image],

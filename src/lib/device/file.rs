@@ -87,12 +87,23 @@ impl FileDevice {
         Self::create_with(path.as_ref(), len, OFlags::EXCL)
     }
 
-    fn create_with(path: &Path, len: u64, flags: OFlags) -> Result<Self> {
-        if let Ok(stat) = rustix::fs::stat(path)
-            && !is_regular(stat.st_mode)
-        {
-            return Err(not_an_image(path));
+    /// `Err` where something other than a regular file has the name.
+    pub(super) fn check_creatable(path: &Path) -> Result<()> {
+        match rustix::fs::stat(path) {
+            Ok(stat) if !is_regular(stat.st_mode) => Err(not_an_image(path)),
+            _ => Ok(()),
         }
+    }
+
+    /// Take over an empty regular file that nobody else can have open.
+    pub(super) fn adopt_new(fd: OwnedFd, path: &Path, len: u64) -> Result<Self> {
+        lock(&fd, path, Access::ReadWrite)?;
+        retry(|| rustix::fs::ftruncate(&fd, len)).map_err(|e| Error::host("resize", path, e))?;
+        Ok(Self::new(fd, path, len, Access::ReadWrite, false))
+    }
+
+    fn create_with(path: &Path, len: u64, flags: OFlags) -> Result<Self> {
+        Self::check_creatable(path)?;
         // Not O_TRUNC: the lock comes before anything is changed.
         let flags = flags | OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY;
         let fd = retry(|| rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)))
@@ -332,7 +343,8 @@ fn lock(fd: &OwnedFd, path: &Path, access: Access) -> Result<()> {
     }
 }
 
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+/// Call again as long as a signal comes in between.
+pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     loop {
         match call() {
             Err(Errno::INTR) => {}

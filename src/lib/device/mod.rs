@@ -10,7 +10,8 @@
 //! | device | is |
 //! |---|---|
 //! | [`FileDevice`] | a regular file or block device of the host, locked while open |
-//! | [`MmapDevice`] | the same, mapped read-only: views without copies |
+//! | [`NewFile`] | a regular file that gets its name when it is complete |
+//! | [`MmapDevice`] | a file mapped read-only: views without copies |
 //! | [`MemoryDevice`] | bytes in memory |
 //! | [`WindowDevice`] | a range of another device: a partition in a disk image |
 //! | [`OverlayDevice`] | another device with changes that stay in memory: dry runs, crash states |
@@ -25,6 +26,7 @@ mod memory;
 mod mmap;
 #[cfg(test)]
 mod model_tests;
+mod new_file;
 mod open;
 pub mod overlay;
 mod record;
@@ -35,6 +37,7 @@ pub use fault::FaultDevice;
 pub use file::{Access, FileDevice};
 pub use memory::MemoryDevice;
 pub use mmap::MmapDevice;
+pub use new_file::NewFile;
 pub use open::ImageSpec;
 pub use overlay::OverlayDevice;
 pub use record::RecordDevice;
