@@ -12,11 +12,13 @@
 //! | [`populate`] | filling a new filesystem from a tree of files in one pass |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
+//! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
 //! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |
 //!
 //! The library reads no clock, random source, environment, locale or hash order: they are parameters
 //! (see [`mod@env`]). The same input gives the same bytes.
 
+pub mod alloc;
 pub mod cli;
 pub mod device;
 pub mod env;

@@ -190,12 +190,23 @@ impl Volume {
 
     /// Read and check the extent node at `block`, a child of a node of depth `parent_depth`.
     fn child_node(&self, block: Fsblk, parent_depth: u16, seed: Option<u32>) -> Result<Node> {
+        self.child_node_from(block, parent_depth, seed, || self.block(block))
+    }
+
+    /// Check the extent node at `block`, whose bytes `read` brings.
+    pub(super) fn child_node_from<B: std::ops::Deref<Target = [u8]>>(
+        &self,
+        block: Fsblk,
+        parent_depth: u16,
+        seed: Option<u32>,
+        read: impl FnOnce() -> Result<B>,
+    ) -> Result<Node> {
         let of = Structure::ExtentNode;
         if !self.geo.has_block(block) {
             return Err(Error::corrupt(Flaw::BlockOutOfRange { of, block }, Place::FS));
         }
         let place = Place::block(block);
-        let bytes = self.block(block)?;
+        let bytes = read()?;
         let node = Node::decode(&bytes).map_err(|e| e.at(place))?;
         if Some(node.depth) != parent_depth.checked_sub(1) {
             let flaw = Flaw::Field { of, field: "depth", value: node.depth.into() };
@@ -207,7 +218,7 @@ impl Volume {
         Ok(node)
     }
 
-    fn check_extent(&self, e: &Extent) -> Result<()> {
+    pub(super) fn check_extent(&self, e: &Extent) -> Result<()> {
         if self.geo.has_range(e.pblk, e.len.into()) {
             return Ok(());
         }
@@ -295,7 +306,7 @@ fn le32(bytes: &[u8]) -> u32 {
 }
 
 /// An index node must start exactly where its parent says; a leaf there or later (or be empty).
-fn child_starts_right(child: &Node, lblk: Lblk) -> bool {
+pub(super) fn child_starts_right(child: &Node, lblk: Lblk) -> bool {
     match &child.entries {
         Entries::Index(v) => v.first().is_some_and(|i| i.lblk == lblk),
         Entries::Leaf(v) => v.first().is_none_or(|e| e.lblk >= lblk),

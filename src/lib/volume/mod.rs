@@ -10,8 +10,13 @@
 mod bitmaps;
 mod block_map;
 mod dir;
+pub mod edit;
+mod extent_edit;
+pub mod extent_plan;
 mod file;
 mod geometry;
+pub mod indirect_edit;
+mod map_edit;
 mod open;
 mod path;
 pub mod store;
@@ -21,9 +26,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use block_map::{MapEvent, MapKind, Mapping, Owner};
+
 pub use dir::{DirEntry, NamedEntry};
+pub use edit::{Edit, OpenInode};
 pub use file::{FileReader, Segment};
 pub use geometry::Geometry;
+pub use map_edit::Wanted;
 pub use open::{DirtyJournal, OpenOptions};
 pub use path::LastLink;
 pub use xattr::{NamedXattr, XattrPlace};
