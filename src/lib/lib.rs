@@ -11,6 +11,7 @@
 //! | [`mkfs`] | making a filesystem: options, layout, writer |
 //! | [`populate`] | filling a new filesystem from a tree of files in one pass |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
+//! | [`journal`] | jbd2: recovery, transactions, commit, checkpoint |
 //! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
 //! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
 //! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |
@@ -26,6 +27,7 @@ pub mod error;
 pub mod extract;
 pub mod file;
 pub mod format;
+pub mod journal;
 pub mod mkfs;
 pub mod populate;
 pub mod progress;

@@ -1,0 +1,25 @@
+//! The journal (jbd2): recovery of what a crash left in the log.
+//!
+//! Transaction ids wrap around; journal blocks are numbered from the start of the journal's file or device. Multi-byte
+//! numbers of the journal are big endian, those of fast commits little endian.
+//!
+//! Recovery goes [`Log`] (found and checked) → [`Scan`] (which transactions are whole) → [`replay`] (blocks home) →
+//! [`Replayed::finish`] (journal empty). [`recover`] is all of it.
+
+mod area;
+mod fast;
+#[cfg(test)]
+mod image_tests;
+mod log;
+mod recover;
+#[cfg(test)]
+mod recover_tests;
+mod replay;
+mod scan;
+
+pub use area::LogArea;
+pub use fast::FastCommits;
+pub use log::Log;
+pub use recover::{OnDamage, RecoverOptions, Replayed, Report, open_recovered, recover, replay_log};
+pub use replay::{Outcome, replay};
+pub use scan::{End, Logged, Scan};
