@@ -7,7 +7,8 @@ use std::path::Path;
 use ext4kit::Error;
 use ext4kit::cli::{self, Exit, Failure, Session};
 use ext4kit::device::Access;
-use ext4kit::extract::{Destination, Extractor, Note, Observer, Options, Report, Source, printable};
+use ext4kit::extract::{Destination, Extractor, Listing, Note, Observer, Options, Report, Source, printable};
+use ext4kit::progress::Silent;
 use ext4kit::volume::{LastLink, OpenOptions, Volume};
 use serde_json::json;
 
@@ -175,12 +176,76 @@ pub(crate) fn discard(args: &Args, session: &Session, sources: &[ImagePath]) -> 
     summary(args, session, &report)
 }
 
-/// Write a tar.
-pub(crate) fn tar(_args: &Args, _session: &Session, _sources: &[ImagePath]) -> Result<Exit, Failure> {
-    Err(Failure::Usage("tar output is not there yet".into()))
+/// Write a tar to standard output.
+pub(crate) fn tar(args: &Args, session: &Session, sources: &[ImagePath]) -> Result<Exit, Failure> {
+    if session.terminal.stdout {
+        return Err(Failure::Usage("a tar is not written to a terminal: redirect standard output".into()));
+    }
+    if by_image(sources).len() > 1 {
+        return Err(Failure::Usage("a tar is made of one image at a time".into()));
+    }
+    let observer = Teller::new(args, session, true);
+    let progress = session.progress(args.quiet || args.verbose);
+    let options = Options::default();
+    let mut out = session.out();
+    let report = for_each_image(sources, LastLink::Keep, &observer, |volume, found| {
+        let extractor = Extractor { volume, options, observer: &observer, progress: &*progress };
+        match extractor.tar(found, &mut out) {
+            Err(Error::Host { op: "write", source, .. }) => Err(Failure::Output(source)),
+            other => Ok(other?),
+        }
+    })?;
+    Ok(exit(&report))
 }
 
 /// List.
-pub(crate) fn list(_args: &Args, _session: &Session, _sources: &[ImagePath]) -> Result<Exit, Failure> {
-    Err(Failure::Usage("listing is not there yet".into()))
+pub(crate) fn list(args: &Args, session: &Session, sources: &[ImagePath]) -> Result<Exit, Failure> {
+    let observer = Teller::new(args, session, true);
+    let options = Options { recursive: args.is_recursive(), ..Options::default() };
+    let headings = options.recursive || sources.len() > 1;
+    let mut out = session.out();
+    let mut first = true;
+    let mut lost = None;
+    if args.json {
+        write!(out, "[")?;
+    }
+    let report = for_each_image(sources, LastLink::Keep, &observer, |volume, found| {
+        let extractor = Extractor { volume, options, observer: &observer, progress: &Silent };
+        let listed = extractor.list(found, &mut |listing| {
+            let written = if args.json {
+                write_json(&mut out, &listing, &mut first)
+            } else {
+                write_text(&mut out, &listing, headings, &mut first)
+            };
+            written.map_err(|e| {
+                lost = Some(e);
+                Error::Cancelled
+            })
+        });
+        match lost.take() {
+            Some(e) => Err(Failure::Output(e)),
+            None => Ok(listed?),
+        }
+    })?;
+    if args.json {
+        writeln!(out, "\n]")?;
+    }
+    Ok(exit(&report))
+}
+
+fn write_json(out: &mut dyn Write, listing: &Listing, first: &mut bool) -> std::io::Result<()> {
+    for entry in &listing.entries {
+        out.write_all(if std::mem::take(first) { b"\n" } else { b",\n" })?;
+        serde_json::to_writer(&mut *out, entry)?;
+    }
+    Ok(())
+}
+
+fn write_text(out: &mut dyn Write, listing: &Listing, headings: bool, first: &mut bool) -> std::io::Result<()> {
+    if headings && let Some(directory) = &listing.directory {
+        let blank = if *first { "" } else { "\n" };
+        writeln!(out, "{blank}{}:", printable(directory))?;
+    }
+    *first = false;
+    listing.write_text(out)
 }

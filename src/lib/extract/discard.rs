@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::run::{Report, Run};
 use super::walk::{Item, Node, Visitor, Walk};
-use super::{Extractor, Source, data};
+use super::{Extractor, Source, data, entry};
 use crate::error::{Error, Result};
 use crate::format::inode::FileType;
 use crate::units::Ino;
@@ -63,7 +63,7 @@ impl Reader<'_> {
                 run.count_bytes(bytes);
             }
             FileType::Symlink => {
-                run.volume.symlink_target(item.owner())?;
+                entry::symlink_target(run, item)?;
             }
             _ => {}
         }

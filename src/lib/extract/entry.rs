@@ -92,7 +92,8 @@ fn regular(run: &Run<'_>, me: &Identity, target: &Target<'_>, item: &Item<'_>, b
     meta.apply_to_file(run, me, target.dir, fd.as_fd(), mode).map_err(|(op, e)| target.error(op, e))
 }
 
-fn symlink(run: &Run<'_>, me: &Identity, target: &Target<'_>, item: &Item<'_>) -> Result<()> {
+/// Where a symbolic link leads, refusing what the host could not hold.
+pub(super) fn symlink_target(run: &Run<'_>, item: &Item<'_>) -> Result<Vec<u8>> {
     if item.inode.flags().contains(InodeFlags::ENCRYPT) {
         return Err(walk::encrypted());
     }
@@ -101,6 +102,11 @@ fn symlink(run: &Run<'_>, me: &Identity, target: &Target<'_>, item: &Item<'_>) -
         let flaw = Flaw::Inconsistent { of: Structure::Symlink, detail: "its target holds NUL" };
         return Err(Error::corrupt(flaw, Place::inode(item.ino)));
     }
+    Ok(to)
+}
+
+fn symlink(run: &Run<'_>, me: &Identity, target: &Target<'_>, item: &Item<'_>) -> Result<()> {
+    let to = symlink_target(run, item)?;
     target.make("make", || rustix::fs::symlinkat(&to[..], target.fd, target.name))?;
     let meta = Meta::of(run, item.owner(), target.path);
     meta.apply_to_name(run, me, (target.dir, target.fd), target.name, None).map_err(|(op, e)| target.error(op, e))

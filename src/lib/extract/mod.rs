@@ -19,15 +19,22 @@ mod discard;
 mod entry;
 mod hostdir;
 mod links;
+mod list;
 mod meta;
 mod names;
+mod pax;
 mod run;
+mod scan;
+mod tar;
 mod tree;
 mod walk;
 
 pub use destination::Destination;
+pub use list::{Listed, Listing};
 pub use names::printable;
 pub use run::{Note, Observer, Report, SilentObserver};
+
+use std::io::Write;
 
 use crate::error::Result;
 use crate::format::inode::Inode;
@@ -132,6 +139,23 @@ impl Extractor<'_> {
     /// observer and counted in the report.
     pub fn copy(&self, sources: &[Source], destination: &Destination) -> Result<Report> {
         tree::copy(self, sources, destination)
+    }
+
+    /// Write `sources` with everything below them to `out` as a tar; metadata is always kept.
+    ///
+    /// # Errors
+    /// [`crate::Error::Host`] where `out` takes no more, or the image could not be read in the middle of a file; cancelled.
+    pub fn tar(&self, sources: &[Source], out: &mut dyn Write) -> Result<Report> {
+        tar::write(self, sources, out)
+    }
+
+    /// List `sources`: one [`Listing`] for each directory (with [`Options::recursive`] also for each below) and for
+    /// each source that is none.
+    ///
+    /// # Errors
+    /// Those of `visit`.
+    pub fn list(&self, sources: &[Source], visit: &mut dyn FnMut(Listing) -> Result<()>) -> Result<Report> {
+        list::list(self, sources, visit)
     }
 
     /// Read everything that a copy would read, attributes and content, and keep nothing.

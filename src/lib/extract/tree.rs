@@ -161,7 +161,7 @@ impl Copier<'_> {
                 entry::link(run, target, fd.as_fd(), &name)?;
                 Ok(Vec::new())
             }
-            Claim::Failed => Err(Error::NotFound { path: (target.path)() }),
+            Claim::Failed => Err(host_error("link", (target.path)(), Errno::NOENT)),
             Claim::Make => match entry::create(run, me, target, item, buf) {
                 Ok(true) => Ok(self.links.made(item.ino, Arc::clone(dir), target.name.to_vec())),
                 Ok(false) => Ok(self.links.failed(item.ino)),

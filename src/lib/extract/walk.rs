@@ -144,17 +144,17 @@ struct Queue<D> {
 }
 
 /// The entries of a directory but `.` and `..`, in order of inode number, where `..` leads, and what ended the reading early.
-struct Listing {
-    entries: Vec<Entry>,
+pub(super) struct Listing {
+    pub entries: Vec<Entry>,
     parent: Option<Ino>,
-    error: Option<Error>,
+    pub error: Option<Error>,
 }
 
 /// A directory of a walk with this visitor.
 type SharedNode<V> = Arc<Node<<V as Visitor>::Dir>>;
 
 /// Name and inode.
-type Entry = (Vec<u8>, Ino);
+pub(super) type Entry = (Vec<u8>, Ino);
 
 /// A walk under way.
 pub(super) struct Walk<'a, V: Visitor + ?Sized> {
@@ -387,7 +387,8 @@ pub(super) fn encrypted() -> Error {
     Error::Unsupported { features: vec![FeatureBit { word: FeatureWord::Incompat, bit, name: Some("encrypt") }] }
 }
 
-fn list(volume: &Volume, owner: Owner<'_>) -> Listing {
+/// Read a directory as far as it can be read.
+pub(super) fn list(volume: &Volume, owner: Owner<'_>) -> Listing {
     let mut listing = Listing { entries: Vec::new(), parent: None, error: None };
     let mut dots = 0u32;
     let read = volume.for_each_entry(owner, &mut |e| {
