@@ -135,11 +135,11 @@ impl Draft {
 
     /// The blocks of a root directory of `blocks` blocks: it keeps the first cluster that it has.
     pub(crate) fn root_extents(&mut self, blocks: u64, out: &mut Vec<Extent>) -> Result<()> {
-        let first = blocks.min(self.ratio());
-        out.push(Extent { lblk: Lblk(0), len: first as u32, pblk: Fsblk(self.system.root_block), unwritten: false });
-        // Nothing else of the draft's own goes there now.
-        self.kept.remove(&self.system.root_block);
+        // Nothing of the draft's own goes there now.
         self.inodes.remove(&Ino::ROOT.0);
+        let (at, first) = (self.system.root_block, blocks.min(self.ratio()));
+        out.push(Extent { lblk: Lblk(0), len: first as u32, pblk: Fsblk(at), unwritten: false });
+        self.kept.remove(&at);
         if blocks > first { self.allocate_extents(first, blocks - first, out) } else { Ok(()) }
     }
 
@@ -231,6 +231,9 @@ impl Draft {
 
     /// Count a directory.
     pub(crate) fn count_dir(&mut self, ino: Ino) {
+        if self.layout.inodes_per_group == 0 {
+            return;
+        }
         *self.dirs_in_group.entry((ino.0 - 1) / self.layout.inodes_per_group).or_default() += 1;
     }
 

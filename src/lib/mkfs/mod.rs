@@ -16,6 +16,7 @@ mod space;
 mod superblock;
 mod system;
 mod tables;
+mod usage;
 mod write;
 
 pub use draft::Draft;
@@ -28,5 +29,6 @@ pub use options::{
 pub(crate) mod fill {
     pub(crate) use super::map::{extent_root, indirect_root};
     pub(crate) use super::system::dir_format;
+    pub(crate) use super::usage::Usage;
     pub(crate) use super::write::Inodes;
 }

@@ -4,33 +4,29 @@
 use super::draft::Draft;
 use super::layout::Layout;
 use super::map;
-use crate::error::{Error, Result};
-use crate::format::csum::crc32c;
+use crate::error::Result;
 use crate::format::dirent::{DirFormat, DirPacker, NewDirent};
 use crate::format::dirhash::DirHash;
 use crate::format::extent::Extent;
 use crate::format::features::{Compat, Incompat, RoCompat};
 use crate::format::inode::{FileType, Inode};
-use crate::units::Ino;
+use crate::format::jbd2::JournalSuperblock;
+use crate::format::mmp::Mmp;
+use crate::format::orphan_file as orphan_format;
+use crate::units::{Fsblk, Ino, Lblk};
 
+/// Name of the directory for lost files.
+const LOST_FOUND_NAME: &[u8] = b"lost+found";
 /// Permissions of the system's files.
 const PRIVATE: u16 = 0o600;
 /// Bytes that lost+found has at least, so that names can be added without allocating.
 const LOST_FOUND_BYTES: u32 = 16 * 1024;
 /// Blocks that lost+found has at most.
 const LOST_FOUND_BLOCKS: u32 = 12;
-/// Magic number of an orphan file's block.
-#[doc(alias = "EXT4_ORPHAN_BLOCK_MAGIC")]
-const ORPHAN_MAGIC: u32 = 0x0b10_ca04;
-
 /// Make them all.
 pub(crate) fn create(d: &mut Draft, with_lost_found: bool) -> Result<()> {
     if d.layout().features.incompat.contains(Incompat::JOURNAL_DEV) {
         return Ok(());
-    }
-    let unsupported: Vec<_> = d.layout().features.bits().filter(|b| matches!(b.name, Some("quota" | "mmp"))).collect();
-    if !unsupported.is_empty() {
-        return Err(Error::Unsupported { features: unsupported });
     }
     // The root comes first on disk: an empty one has one block, a populated one goes on elsewhere if it needs more.
     d.system.root_block = d.allocate_one()?;
@@ -39,7 +35,24 @@ pub(crate) fn create(d: &mut Draft, with_lost_found: bool) -> Result<()> {
     }
     resize_inode(d)?;
     journal(d)?;
+    mmp(d)?;
+    if d.layout().quota[2] {
+        // The number comes before the orphan file's; the file itself is written when all use is known.
+        d.system.quota[2] = d.new_ino()?.0;
+    }
     orphan_file(d)
+}
+
+fn mmp(d: &mut Draft) -> Result<()> {
+    if d.layout().features.incompat.contains(Incompat::MMP) {
+        let at = d.allocate_one()?;
+        let l = d.layout();
+        let mut block = Mmp::clean(l.options.mmp_interval()).encode(l.checksums().seed()).to_vec();
+        block.resize(l.block_size as usize, 0);
+        d.keep(at, block);
+        d.system.mmp_block = at;
+    }
+    Ok(())
 }
 
 /// How directory blocks look in this filesystem.
@@ -51,16 +64,17 @@ pub(crate) fn dir_format(l: &Layout) -> DirFormat {
     }
 }
 
-/// The blocks of lost+found.
-pub(crate) fn lost_found_blocks(block_size: u32) -> u32 {
-    (LOST_FOUND_BYTES / block_size).clamp(2, LOST_FOUND_BLOCKS)
+/// The blocks of lost+found. With inline data mke2fs makes one less, and so does this.
+fn lost_found_blocks(l: &Layout) -> u32 {
+    let blocks = (LOST_FOUND_BYTES / l.block_size).clamp(2, LOST_FOUND_BLOCKS);
+    blocks - u32::from(l.features.incompat.contains(Incompat::INLINE_DATA))
 }
 
 /// Make lost+found. The root directory that names it is made with the tree, or by [`empty_root`].
 fn lost_found(d: &mut Draft) -> Result<()> {
     let ino = d.new_ino()?;
     let bs = d.layout().block_size;
-    let blocks = lost_found_blocks(bs);
+    let blocks = lost_found_blocks(d.layout());
     let mut extents = Vec::new();
     d.allocate_extents(0, u64::from(blocks), &mut extents)?;
     let format = dir_format(d.layout());
@@ -91,21 +105,21 @@ fn lost_found(d: &mut Draft) -> Result<()> {
 
 /// The root directory of an empty filesystem.
 fn empty_root(d: &mut Draft, lost_found: Ino) -> Result<()> {
-    let bs = d.layout().block_size;
-    let mut block = vec![0; bs as usize];
-    let mut packer = DirPacker::new(&mut block, dir_format(d.layout()));
-    for (ino, name) in [(Ino::ROOT, &b"."[..]), (Ino::ROOT, b".."), (lost_found, b"lost+found")] {
-        let _ = packer.push(&dirent(ino, name, FileType::Directory));
-    }
-    packer.finish(d.layout().checksums().inode_seed(Ino::ROOT, 0).unwrap_or(0));
-    let at = d.system.root_block;
-    d.keep(at, block);
     let mut inode = d.system_inode(FileType::Directory.mode_bits() | 0o755);
     inode.update(|c| c.links_count = 3.into());
     let (uid, gid) = d.layout().options.root_owner.unwrap_or((0, 0));
     inode.set_owner(uid, gid);
+    let at = d.system.root_block;
+    let bs = d.layout().block_size;
+    let mut block = vec![0; bs as usize];
+    let mut packer = DirPacker::new(&mut block, dir_format(d.layout()));
+    for (ino, name) in [(Ino::ROOT, &b"."[..]), (Ino::ROOT, b".."), (lost_found, LOST_FOUND_NAME)] {
+        let _ = packer.push(&dirent(ino, name, FileType::Directory));
+    }
+    packer.finish(d.layout().checksums().inode_seed(Ino::ROOT, 0).unwrap_or(0));
+    d.keep(at, block);
     inode.set_size(u64::from(bs));
-    let extents = [Extent { lblk: crate::units::Lblk(0), len: 1, pblk: crate::units::Fsblk(at), unwritten: false }];
+    let extents = [Extent { lblk: Lblk(0), len: 1, pblk: Fsblk(at), unwritten: false }];
     finish_inode(d, Ino::ROOT, inode, &extents, 1)
 }
 
@@ -232,24 +246,14 @@ fn journal_goal(d: &Draft) -> u64 {
 /// The first block of an empty journal: superblock version 2, big endian. `users` is 0 on a journal device.
 #[doc(alias = "journal_superblock_s")]
 pub(crate) fn journal_superblock(l: &Layout, users: u32) -> Vec<u8> {
-    let mut block = vec![0u8; l.block_size as usize];
-    let first = if users != 0 {
-        1
-    } else if l.block_size == 1024 {
-        3
-    } else {
-        2
-    };
-    let mut put = |at: usize, v: u32| block[at..at + 4].copy_from_slice(&v.to_be_bytes());
-    put(0, 0xc03b_3998);
-    put(4, 4);
-    put(12, l.block_size);
-    put(16, l.journal.total() as u32);
-    put(20, first);
-    put(24, 1);
-    put(0x40, users);
-    put(0x54, l.journal.fast_commit as u32);
-    block[0x30..0x40].copy_from_slice(&l.options.uuid);
+    let mut sb = JournalSuperblock::new(l.block_size, l.journal.total() as u32, l.options.uuid);
+    sb.nr_users = users.into();
+    sb.num_fc_blks = (l.journal.fast_commit as u32).into();
+    if users == 0 {
+        sb.first = if l.block_size == 1024 { 3 } else { 2 }.into();
+    }
+    let mut block = sb.encode().to_vec();
+    block.resize(l.block_size as usize, 0);
     block
 }
 
@@ -265,10 +269,9 @@ fn orphan_file(d: &mut Draft) -> Result<()> {
     let seed = d.layout().checksums().inode_seed(ino, 0);
     for at in extents.iter().flat_map(|e| e.pblk.0..e.pblk.0 + u64::from(e.len)) {
         let mut block = vec![0u8; bs];
-        block[bs - 8..bs - 4].copy_from_slice(&ORPHAN_MAGIC.to_le_bytes());
+        orphan_format::init_empty(&mut block);
         if let Some(seed) = seed {
-            let crc = crc32c(crc32c(seed, &at.to_le_bytes()), &block[..bs - 8]);
-            block[bs - 4..].copy_from_slice(&crc.to_le_bytes());
+            orphan_format::stamp(&mut block, seed, Fsblk(at));
         }
         d.keep(at, block);
     }

@@ -10,10 +10,11 @@ use rayon::prelude::*;
 use super::draft::Draft;
 use super::superblock;
 use super::system::journal_superblock;
+use super::usage::{Usage, create_quota_files};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::bitmap::{self, Kind};
-use crate::format::features::Incompat;
+use crate::format::features::{Incompat, RoCompat};
 use crate::format::group_desc::{BgFlags, GroupDesc};
 use crate::format::superblock as sb_format;
 use crate::format::superblock::{State, Superblock};
@@ -30,6 +31,9 @@ pub(crate) trait Inodes: Sync {
     /// Whether it is one of them.
     fn has(&self, ino: Ino) -> bool;
 
+    /// Count what they use, for quotas.
+    fn count(&self, usage: &mut Usage);
+
     /// The bytes of one, with its checksum, into a slot of zeros.
     fn fill(&self, ino: Ino, slot: &mut [u8]) -> Result<()>;
 }
@@ -42,6 +46,8 @@ impl Inodes for NoInodes {
     fn has(&self, _: Ino) -> bool {
         false
     }
+
+    fn count(&self, _: &mut Usage) {}
 
     fn fill(&self, _: Ino, _: &mut [u8]) -> Result<()> {
         Ok(())
@@ -91,6 +97,11 @@ impl Draft {
 
     /// Write the filesystem together with more inodes, whose data is written already.
     pub(crate) fn write_with(&mut self, dev: &dyn BlockDevice, fresh: bool, more: &dyn Inodes) -> Result<()> {
+        let mut usage = Usage::default();
+        if self.layout().features.ro_compat.contains(RoCompat::QUOTA) {
+            more.count(&mut usage);
+        }
+        create_quota_files(self, usage)?;
         self.finish_space();
         let need = self.layout().byte_len();
         if dev.len() < need {

@@ -1,7 +1,7 @@
 //! The inodes of a tree, as bytes.
 
 use super::plan::Plan;
-use super::tree::{Data, NodeId, Tree};
+use super::tree::{Data, Node, NodeId, Tree};
 use super::xattrs::XattrTable;
 use crate::env::Timestamp;
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::format::csum::Checksums;
 use crate::format::extent::{Entries, Node as ExtentNode};
 use crate::format::inode::{BLOCK_LEN, Inode, InodeFlags, encode_time};
 use crate::format::{U16, U32};
-use crate::mkfs::fill::Inodes;
+use crate::mkfs::fill::{Inodes, Usage};
 use crate::units::Ino;
 
 /// Most links that are counted; a directory with more has 1.
@@ -38,6 +38,14 @@ impl Inodes for TreeInodes<'_> {
         ino == Ino::ROOT || (first..first + self.tree.len() as u32 - 1).contains(&ino.0)
     }
 
+    fn count(&self, usage: &mut Usage) {
+        for id in 0..self.tree.len() as NodeId {
+            let Some(node) = self.tree.node(id) else { continue };
+            let (uid, gid) = self.owner(id, node);
+            usage.add(uid, gid, self.sectors_of(id, self.map(id).1) * 512);
+        }
+    }
+
     fn fill(&self, ino: Ino, slot: &mut [u8]) -> Result<()> {
         let id = if ino == Ino::ROOT { 0 } else { ino.0 - self.plan.first_ino + 1 };
         let mut inode = self.inode(id);
@@ -48,6 +56,15 @@ impl Inodes for TreeInodes<'_> {
 }
 
 impl TreeInodes<'_> {
+    fn owner(&self, id: NodeId, node: &Node) -> (u32, u32) {
+        self.root_owner.filter(|_| id == 0).unwrap_or((node.uid, node.gid))
+    }
+
+    /// 512-byte units in use.
+    fn sectors_of(&self, id: NodeId, clusters: u64) -> u64 {
+        (clusters + u64::from(self.xattrs.block(id).is_some())) * self.sectors
+    }
+
     fn inode(&self, id: NodeId) -> Inode {
         let mut inode = Inode::empty(self.inode_size);
         let (Some(node), Some(place)) = (self.tree.node(id), self.plan.places.get(id as usize)) else { return inode };
@@ -76,9 +93,9 @@ impl TreeInodes<'_> {
         };
         let links = node.links + u32::from(id == 0 && self.lost_found);
         let links = if links > LINK_MAX { 1 } else { links };
-        let (uid, gid) = self.root_owner.filter(|_| id == 0).unwrap_or((node.uid, node.gid));
+        let (uid, gid) = self.owner(id, node);
         let xattr_block = self.xattrs.block(id);
-        let sectors = (clusters + u64::from(xattr_block.is_some())) * self.sectors;
+        let sectors = self.sectors_of(id, clusters);
         let (sec, extra) = node.mtime;
         let (now, now_extra) = encode_time(self.now);
         inode.update(|c| {
