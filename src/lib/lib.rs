@@ -14,6 +14,8 @@
 //! | [`journal`] | jbd2: recovery, transactions, commit, checkpoint |
 //! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
 //! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
+//! | [`inspect`] | typed views of everything, rendered as text or JSON from one model |
+//! | [`shell`] | the shell: lexer, command table, session, one file per command family |
 //! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |
 //!
 //! The library reads no clock, random source, environment, locale or hash order: they are parameters
@@ -27,10 +29,12 @@ pub mod error;
 pub mod extract;
 pub mod file;
 pub mod format;
+pub mod inspect;
 pub mod journal;
 pub mod mkfs;
 pub mod populate;
 pub mod progress;
+pub mod shell;
 #[doc(hidden)]
 pub mod testing;
 pub mod units;

@@ -115,14 +115,15 @@ impl From<Status> for ExitCode {
 
 /// The code of a failure that ended `tool`.
 pub(super) fn of_failure(tool: Tool, failure: &Failure) -> Status {
-    match failure {
+    match failure.bare() {
         Failure::Output(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Exit::BrokenPipe.into(),
         Failure::Usage(_) if tool.fsck_codes => FsckExit::USAGE.into(),
         Failure::Usage(_) => Exit::Usage.into(),
         Failure::Library(Error::Cancelled) if tool.fsck_codes => FsckExit::CANCELLED.into(),
         Failure::Library(_) | Failure::Output(_) if tool.fsck_codes => FsckExit::OPERATIONAL.into(),
         Failure::Library(e) => Exit::from(e).into(),
-        Failure::Output(_) => Exit::Failed.into(),
+        // What is bare has no place around it.
+        Failure::Output(_) | Failure::At { .. } => Exit::Failed.into(),
     }
 }
 

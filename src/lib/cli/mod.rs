@@ -115,6 +115,12 @@ impl Session {
         Box::new(TerminalProgress::new())
     }
 
+    /// Tell a failure that does not end the program. Returns the exit code that it would end with.
+    pub fn report(&self, failure: &Failure) -> Status {
+        report::failure(self, failure);
+        exit::of_failure(self.tool, failure)
+    }
+
     /// A line on standard error that is no error: `e4xxx: warning: …`. Not shown with `--json`.
     pub fn warn(&self, text: impl std::fmt::Display) {
         if !self.json {

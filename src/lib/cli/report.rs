@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Exit, Session, Status, Tool, exit};
 use crate::error::Error;
+use crate::shell;
 
 /// Why a binary ends early.
 #[derive(Debug)]
@@ -17,6 +18,39 @@ pub enum Failure {
     Usage(String),
     /// Standard output cannot be written.
     Output(std::io::Error),
+    /// Another failure, with where it happened: a line of a script, a command.
+    At {
+        /// Where.
+        place: String,
+        /// What.
+        failure: Box<Self>,
+    },
+}
+
+impl Failure {
+    /// The failure itself, without where it happened.
+    pub fn bare(&self) -> &Self {
+        match self {
+            Self::At { failure, .. } => failure.bare(),
+            other => other,
+        }
+    }
+}
+
+impl From<shell::Failure> for Failure {
+    fn from(e: shell::Failure) -> Self {
+        match e {
+            shell::Failure::Library(e) => Self::Library(e),
+            shell::Failure::Usage(text) => Self::Usage(text),
+            shell::Failure::Output(e) => Self::Output(e),
+        }
+    }
+}
+
+impl From<Box<shell::Stopped>> for Failure {
+    fn from(stopped: Box<shell::Stopped>) -> Self {
+        Self::At { place: stopped.place(), failure: Box::new(stopped.failure.into()) }
+    }
 }
 
 impl From<Error> for Failure {
@@ -43,6 +77,7 @@ impl std::fmt::Display for Failure {
             Self::Library(e) => e.fmt(f),
             Self::Usage(text) => f.write_str(text),
             Self::Output(e) => write!(f, "cannot write the output: {e}"),
+            Self::At { place, failure } => write!(f, "{place}: {failure}"),
         }
     }
 }
@@ -104,15 +139,18 @@ pub fn error_json(e: &Error) -> Value {
 /// The text of a failure, without a newline at the end.
 fn render(tool: Tool, json: bool, failure: &Failure) -> String {
     if json {
-        let error = match failure {
+        let mut error = match failure.bare() {
             Failure::Library(e) => error_json(e),
             Failure::Usage(text) => json!({ "kind": "usage", "message": text }),
-            Failure::Output(_) => json!({ "kind": "output", "message": plain(&failure.to_string()) }),
+            bare => json!({ "kind": "output", "message": plain(&bare.to_string()) }),
         };
+        if let (Failure::At { place, .. }, Some(object)) = (failure, error.as_object_mut()) {
+            object.insert("at".into(), place.clone().into());
+        }
         return json!({ "error": error }).to_string();
     }
     let mut text = format!("{}: error: {}", tool.name, plain(&failure.to_string()));
-    if let Failure::Library(e) = failure
+    if let Failure::Library(e) = failure.bare()
         && let Some(hint) = hint(e)
     {
         text.push_str("\n  hint: ");
@@ -123,7 +161,7 @@ fn render(tool: Tool, json: bool, failure: &Failure) -> String {
 
 /// Tell a failure; a reader that went away is not one worth telling.
 pub(super) fn failure(session: &Session, failure: &Failure) {
-    if matches!(failure, Failure::Output(e) if e.kind() == std::io::ErrorKind::BrokenPipe) {
+    if matches!(failure.bare(), Failure::Output(e) if e.kind() == std::io::ErrorKind::BrokenPipe) {
         return;
     }
     // Nobody is left to tell where standard error is gone too.

@@ -299,7 +299,7 @@ impl Volume {
 
 /// Whether a block of an indexed directory is a node of the index: the first block, or one that is a single unused
 /// entry without a tail.
-fn is_index_block(block: &[u8], lblk: Lblk) -> bool {
+pub(crate) fn is_index_block(block: &[u8], lblk: Lblk) -> bool {
     lblk.0 == 0 || (block.first_chunk::<4>() == Some(&[0; 4]) && dirent::raw_rec_len(block, 0) == Some(block.len()))
 }
 

@@ -26,7 +26,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use block_map::{MapEvent, MapKind, Mapping, Owner};
-
+pub(crate) use dir::is_index_block;
 pub use dir::{DirEntry, NamedEntry};
 pub use edit::{Edit, OpenInode};
 pub use file::{FileReader, Segment};

@@ -31,10 +31,17 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotDirectory`] and [`Error::SymlinkLoop`] name the whole path.
     pub fn resolve(&self, path: &[u8], last: LastLink) -> Result<Ino> {
+        self.resolve_from(&[Ino::ROOT], path, last)
+    }
+
+    /// [`Volume::resolve`] from another place than the root: `start` has the directories from the one that counts as
+    /// root (absolute links lead there, and nothing leads above it) to where the path begins. An empty `start` is the
+    /// root directory.
+    pub fn resolve_from(&self, start: &[Ino], path: &[u8], last: LastLink) -> Result<Ino> {
         let whole = || path.to_vec();
         // Components still to walk, the next one last.
         let mut todo: Vec<Vec<u8>> = components(path).rev().map(<[u8]>::to_vec).collect();
-        let mut walked: Vec<Ino> = vec![Ino::ROOT];
+        let mut walked = if start.is_empty() { vec![Ino::ROOT] } else { start.to_vec() };
         let (mut links, mut steps) = (0u32, 0usize);
         while let Some(name) = todo.pop() {
             steps = steps.saturating_add(1);

@@ -1,0 +1,220 @@
+//! Commands about the content of files.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::args::{Args, number32};
+use super::session::Session;
+use super::table::{Command, Family};
+use super::{Failure, Outcome};
+use crate::error::{Error, Result};
+use crate::format::inode::{FileType, Inode, TimeField};
+use crate::inspect::{BlockMapView, BlocksView, ExtentsFilter, ExtentsView, FragsView, StatusView};
+use crate::units::{Ino, Lblk};
+use crate::volume::{Owner, Segment, Volume};
+
+const FAMILY: Family = Family::File;
+/// Bytes that are copied at once.
+const STEP: usize = 1 << 20;
+/// Directories below one another that `filefrag -r` goes down.
+const MAX_DEPTH: usize = 1024;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        name: "cat",
+        aliases: &[],
+        args: "file",
+        help: "Write a file's content to standard output",
+        family: FAMILY,
+        run: cat,
+    },
+    Command {
+        name: "dump",
+        aliases: &["dump_inode"],
+        args: "[-p] file host_file",
+        help: "Copy a file's content out (-p: with owner, mode and times)",
+        family: FAMILY,
+        run: dump,
+    },
+    Command {
+        name: "ex",
+        aliases: &["dump_extents", "extents"],
+        args: "[-n] [-l] file",
+        help: "Show the extent tree (-n: nodes only, -l: leaves only)",
+        family: FAMILY,
+        run: extents,
+    },
+    Command {
+        name: "blocks",
+        aliases: &[],
+        args: "file",
+        help: "Show all blocks of a file",
+        family: FAMILY,
+        run: blocks,
+    },
+    Command {
+        name: "bmap",
+        aliases: &[],
+        args: "file logical_block",
+        help: "Show the block of a logical block",
+        family: FAMILY,
+        run: bmap,
+    },
+    Command {
+        name: "filefrag",
+        aliases: &[],
+        args: "[-d] [-v] [-r] file",
+        help: "Show the fragmentation of a file, or of all files in a directory",
+        family: FAMILY,
+        run: filefrag,
+    },
+    Command {
+        name: "es",
+        aliases: &["extent_status"],
+        args: "file",
+        help: "Show extent status beside the extent tree on disk",
+        family: FAMILY,
+        run: status,
+    },
+];
+
+fn cat(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("", 1, 1)?;
+    let (ino, inode) = session.inode(o.operand(0))?;
+    let reader = session.volume()?.reader(Owner { ino, inode: &inode })?;
+    let mut buf = vec![0; STEP];
+    let mut at = 0;
+    loop {
+        let n = reader.read_at(at, &mut buf)?;
+        if n == 0 {
+            return Ok(());
+        }
+        out.write_all(buf.get(..n).unwrap_or_default())?;
+        at = at.saturating_add(n as u64);
+    }
+}
+
+fn dump(session: &mut Session, args: &Args<'_>, _out: &mut dyn Write) -> Outcome {
+    let o = args.options("p", 2, 2)?;
+    let (ino, inode) = session.inode(o.operand(0))?;
+    let path = session.host_path(o.operand(1));
+    let file = copy_out(session.volume()?, Owner { ino, inode: &inode }, &path)?;
+    if o.has('p') {
+        keep_attributes(&file, &inode).map_err(|e| Error::host("set the attributes of", &path, e))?;
+    }
+    Ok(())
+}
+
+/// Copy an inode's content into a new file of the host; holes stay holes.
+fn copy_out(volume: &Volume, owner: Owner<'_>, path: &Path) -> Result<File> {
+    let write_error = |e| Error::host("write", path, e);
+    let reader = volume.reader(owner)?;
+    let file = File::create(path).map_err(|e| Error::host("create", path, e))?;
+    file.set_len(reader.size()).map_err(write_error)?;
+    let mut buf = vec![0; STEP];
+    for segment in reader.segments() {
+        let (mut at, len) = match segment {
+            Segment::Zeros { .. } => continue,
+            Segment::Data { offset, len, .. } => (offset, len),
+            Segment::Inline { len } => (0, len),
+        };
+        let end = at.saturating_add(len);
+        while at < end {
+            let want = (end - at).min(STEP as u64) as usize;
+            let Some(part) = buf.get_mut(..want) else { break };
+            let n = reader.read_at(at, part)?;
+            file.write_all_at(part.get(..n).unwrap_or_default(), at).map_err(write_error)?;
+            if n == 0 {
+                break;
+            }
+            at = at.saturating_add(n as u64);
+        }
+    }
+    Ok(file)
+}
+
+/// Owner first: the host takes set-id bits away when it changes.
+fn keep_attributes(file: &File, inode: &Inode) -> std::io::Result<()> {
+    use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
+    rustix::fs::fchown(file, Some(Uid::from_raw(inode.uid())), Some(Gid::from_raw(inode.gid())))?;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(inode.permissions().into()))?;
+    let time = |which| {
+        let t = inode.time(which);
+        Timespec { tv_sec: t.sec, tv_nsec: t.nsec.min(999_999_999).into() }
+    };
+    let times = Timestamps { last_access: time(TimeField::Access), last_modification: time(TimeField::Modify) };
+    Ok(rustix::fs::futimens(file, &times)?)
+}
+
+fn extents(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("nl", 1, 1)?;
+    let (ino, inode) = session.inode(o.operand(0))?;
+    let filter = ExtentsFilter { nodes_only: o.has('n'), leaves_only: o.has('l') };
+    session.show(ExtentsView::new(session.volume()?, Owner { ino, inode: &inode }, filter)?, out)
+}
+
+fn blocks(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("", 1, 1)?;
+    let (ino, inode) = session.inode(o.operand(0))?;
+    session.show(BlocksView::new(session.volume()?, Owner { ino, inode: &inode })?, out)
+}
+
+fn bmap(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("a", 2, 3)?;
+    if o.has('a') || o.operands.len() == 3 {
+        return Err(Failure::Usage("bmap changes nothing: the filesystem is open for reading".into()));
+    }
+    let (ino, inode) = session.inode(o.operand(0))?;
+    let lblk = Lblk(number32(o.operand(1), "block number")?);
+    session.show(BlockMapView::new(session.volume()?, Owner { ino, inode: &inode }, lblk)?, out)
+}
+
+fn filefrag(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("dvr", 1, 1)?;
+    let spec = o.operand(0);
+    let (ino, inode) = session.inode(spec)?;
+    let volume = session.volume()?;
+    let mut view = FragsView { verbose: o.has('v'), files: Vec::new() };
+    if inode.file_type() == Some(FileType::Directory) && !o.has('d') {
+        let mut seen = BTreeSet::from([ino]);
+        fragments_below(volume, Owner { ino, inode: &inode }, spec, o.has('r'), &mut seen, &mut view)?;
+    } else {
+        view.push(volume, Owner { ino, inode: &inode }, spec);
+    }
+    session.show(view, out)
+}
+
+/// Recursion is bounded by `seen`: it grows with every step down, to [`MAX_DEPTH`] or every directory once.
+fn fragments_below(
+    volume: &Volume,
+    dir: Owner<'_>,
+    path: &[u8],
+    recursive: bool,
+    seen: &mut BTreeSet<Ino>,
+    view: &mut FragsView,
+) -> Result<()> {
+    let depth = path.split(|b| *b == b'/').count();
+    let mut below = Vec::new();
+    for entry in volume.read_dir(dir)? {
+        let inode = volume.raw_inode(entry.ino)?;
+        let separator: &[u8] = if path.ends_with(b"/") { b"" } else { b"/" };
+        let name = [path, separator, &entry.name].concat();
+        view.push(volume, Owner { ino: entry.ino, inode: &inode }, &name);
+        if recursive && inode.file_type() == Some(FileType::Directory) && depth < MAX_DEPTH && seen.insert(entry.ino) {
+            below.push((entry.ino, inode, name));
+        }
+    }
+    for (ino, inode, name) in below {
+        fragments_below(volume, Owner { ino, inode: &inode }, &name, recursive, seen, view)?;
+    }
+    Ok(())
+}
+
+fn status(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("", 1, 1)?;
+    let (ino, inode) = session.inode(o.operand(0))?;
+    session.show(StatusView::new(session.volume()?, Owner { ino, inode: &inode }), out)
+}

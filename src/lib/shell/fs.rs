@@ -1,0 +1,179 @@
+//! Commands about the filesystem as a whole.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use serde::Serialize;
+
+use super::args::{Args, number, number32};
+use super::session::Session;
+use super::table::{Command, Family};
+use super::{Failure, Outcome};
+use crate::inspect::{FeaturesView, Format, FreeSpaceView, GroupsView, Page, SuperblockView, View, show};
+use crate::units::Fsblk;
+
+const FAMILY: Family = Family::Filesystem;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        name: "open",
+        aliases: &["open_filesys"],
+        args: "[-cn] [-b blocksize] [-s superblock] image[@offset]",
+        help: "Open a filesystem",
+        family: FAMILY,
+        run: open,
+    },
+    Command {
+        name: "close",
+        aliases: &["close_filesys"],
+        args: "",
+        help: "Close the filesystem",
+        family: FAMILY,
+        run: close,
+    },
+    Command {
+        name: "show_super_stats",
+        aliases: &["stats"],
+        args: "[-h]",
+        help: "Show the superblock and the groups (-h: the superblock only)",
+        family: FAMILY,
+        run: stats,
+    },
+    Command {
+        name: "groups",
+        aliases: &[],
+        args: "",
+        help: "Show the groups with their free blocks and inodes",
+        family: FAMILY,
+        run: groups,
+    },
+    Command {
+        name: "feature",
+        aliases: &["features"],
+        args: "",
+        help: "Show the filesystem's features",
+        family: FAMILY,
+        run: features,
+    },
+    Command {
+        name: "supported_features",
+        aliases: &[],
+        args: "",
+        help: "Show the features that this program knows",
+        family: FAMILY,
+        run: supported_features,
+    },
+    Command {
+        name: "freefrag",
+        aliases: &["e2freefrag"],
+        args: "[-c chunk_kb]",
+        help: "Show free space by the size of its pieces",
+        family: FAMILY,
+        run: freefrag,
+    },
+    Command {
+        name: "params",
+        aliases: &["show_debugfs_params"],
+        args: "",
+        help: "Show what is open, and how",
+        family: FAMILY,
+        run: params,
+    },
+];
+
+fn open(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("cnwefiDb:s:d:z:", 1, 1)?;
+    for refused in ['w', 'i', 'D'] {
+        if o.has(refused) {
+            return Err(Failure::Usage(format!("open -{refused} is not supported")));
+        }
+    }
+    if session.image().is_some() {
+        return Err(Failure::Usage("a filesystem is open already: close it first".into()));
+    }
+    let mut options = session.settings().open;
+    if o.has('c') {
+        options.verify_groups = false;
+        options.allow_truncated = true;
+    }
+    if o.has('n') {
+        options.verify_checksums = false;
+    }
+    if let Some(size) = o.value('b') {
+        options.block_size = Some(number32(size, "block size")?);
+    }
+    if let Some(block) = o.value('s') {
+        options.superblock = Some(Fsblk(number(block, "block number")?));
+    }
+    let dirty = session.open_with(OsStr::from_bytes(o.operand(0)), &options)?;
+    if dirty && session.settings().format != Format::Json {
+        writeln!(out, "the journal was not written back: what is shown may be out of date")?;
+    }
+    Ok(())
+}
+
+fn close(session: &mut Session, args: &Args<'_>, _out: &mut dyn Write) -> Outcome {
+    args.options("", 0, 0)?;
+    session.close()
+}
+
+fn stats(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("h", 0, 0)?;
+    let volume = session.volume()?;
+    session.show(SuperblockView::new(volume)?, out)?;
+    if o.has('h') {
+        return Ok(());
+    }
+    session.show(GroupsView::new(volume, false)?, out)
+}
+
+fn groups(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    args.options("", 0, 0)?;
+    session.show(GroupsView::new(session.volume()?, true)?, out)
+}
+
+fn features(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    args.options("", 0, 0)?;
+    session.show(FeaturesView::of(session.volume()?.geometry().features), out)
+}
+
+fn supported_features(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    args.options("", 0, 0)?;
+    session.show(FeaturesView::known(), out)
+}
+
+fn freefrag(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("c:", 0, 0)?;
+    let chunk = o.value('c').map(|c| number(c, "chunk size")).transpose()?;
+    session.show(FreeSpaceView::new(session.volume()?, chunk.map(|kib| kib.saturating_mul(1024)))?, out)
+}
+
+/// What is open.
+#[derive(Debug, Serialize)]
+struct ParamsView {
+    image: Option<String>,
+    read_only: bool,
+    checksums_compared: bool,
+}
+
+impl View for ParamsView {
+    const SCHEMA: &'static str = "params/1";
+
+    fn text(&self, page: &mut Page<'_>) -> std::io::Result<()> {
+        page.pair("Open mode", if self.read_only { "read-only" } else { "read-write" })?;
+        page.pair("Checksums", if self.checksums_compared { "compared" } else { "not compared" })?;
+        page.pair("Filesystem in use", self.image.as_deref().unwrap_or("--none--"))
+    }
+}
+
+fn params(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    args.options("", 0, 0)?;
+    let volume = session.volume().ok();
+    let view = ParamsView {
+        image: session.image().map(ToString::to_string),
+        read_only: true,
+        checksums_compared: volume.is_none_or(crate::volume::Volume::verifies_checksums),
+    };
+    Ok(show(&view, session.settings().format, out)?)
+}

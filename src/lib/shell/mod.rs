@@ -1,0 +1,67 @@
+//! The shell: debugfs's commands, with answers that scripts can trust.
+//!
+//! A [`Session`] has a filesystem open, and a root and a current directory in it. [`run_line`] runs one command,
+//! [`run_script`] many and stops at the first that fails, [`run_interactive`] talks to a person. Commands are rows of a
+//! table ([`commands`]), one file for each family; what they show are views of [`crate::inspect`], as text or as JSON.
+//!
+//! A *filespec* names an inode: a path (from the current directory, or from the root with `/`), or `<number>`.
+//! Words are split at spaces; `"…"` keeps spaces, and `""` inside stands for a quote, as debugfs has it.
+
+mod args;
+mod block;
+mod dir;
+mod file;
+mod fs;
+mod inode;
+mod lexer;
+mod misc;
+mod script;
+mod session;
+mod table;
+mod xattr;
+
+pub use args::{Args, Options};
+pub use lexer::split;
+pub use script::{Stopped, run_interactive, run_line, run_script};
+pub use session::{Session, Settings};
+pub use table::{Command, Family, commands, find};
+
+use crate::error::Error;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The library reports an error.
+    Library(Error),
+    /// The command line makes no sense; the text says why.
+    Usage(String),
+    /// Output cannot be written.
+    Output(std::io::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Self::Library(e)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Self {
+        Self::Output(e)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Library(e) => e.fmt(f),
+            Self::Usage(text) => f.write_str(text),
+            Self::Output(e) => write!(f, "cannot write the output: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// How a command ends.
+pub type Outcome<T = ()> = std::result::Result<T, Failure>;

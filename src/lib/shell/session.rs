@@ -1,0 +1,225 @@
+//! What a shell has open: a filesystem, and a root and current directory in it.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use super::{Failure, Outcome};
+use crate::device::{Access, ImageSpec};
+use crate::error::{Error, Result};
+use crate::format::dirent::is_dot_or_dotdot;
+use crate::format::features::Incompat;
+use crate::format::inode::{FileType, Inode};
+use crate::inspect::{Format, View, show};
+use crate::units::Ino;
+use crate::volume::{DirtyJournal, LastLink, OpenOptions, Owner, Volume};
+
+/// Most directories above one another.
+const MAX_DEPTH: usize = 4096;
+
+/// How a session behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How views are shown.
+    pub format: Format,
+    /// How filesystems are opened.
+    pub open: OpenOptions,
+}
+
+impl Settings {
+    /// Show views in a format; a journal that was not written back is no obstacle to looking.
+    pub fn new(format: Format) -> Self {
+        let open = OpenOptions { dirty_journal: DirtyJournal::Ignore, ..OpenOptions::default() };
+        Self { format, open }
+    }
+}
+
+/// A filesystem that is open.
+#[derive(Debug)]
+struct Opened {
+    image: ImageSpec,
+    volume: Volume,
+    root: Ino,
+    cwd: Ino,
+}
+
+/// A running shell.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    opened: Option<Opened>,
+    host_dir: PathBuf,
+    done: bool,
+}
+
+impl Session {
+    /// A shell with nothing open.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, opened: None, host_dir: PathBuf::new(), done: false }
+    }
+
+    /// How it behaves.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Open an image (`PATH` or `PATH@OFFSET`), in place of what was open. Returns whether its journal was not written
+    /// back, so that what is seen may be out of date.
+    pub fn open(&mut self, image: &OsStr) -> Result<bool> {
+        let options = self.settings.open;
+        self.open_with(image, &options)
+    }
+
+    /// [`Session::open`] with other options.
+    pub fn open_with(&mut self, image: &OsStr, options: &OpenOptions) -> Result<bool> {
+        let image = ImageSpec::parse(image);
+        let volume = Volume::open(image.open(Access::ReadOnly)?, options)?;
+        let dirty = volume.geometry().features.incompat.contains(Incompat::RECOVER);
+        self.opened = Some(Opened { image, volume, root: Ino::ROOT, cwd: Ino::ROOT });
+        Ok(dirty)
+    }
+
+    /// Close what is open.
+    pub fn close(&mut self) -> Outcome {
+        self.opened.take().map(|_| ()).ok_or_else(nothing_open)
+    }
+
+    /// The image that is open.
+    pub fn image(&self) -> Option<&ImageSpec> {
+        self.opened.as_ref().map(|o| &o.image)
+    }
+
+    /// The filesystem that is open.
+    pub fn volume(&self) -> Outcome<&Volume> {
+        self.opened.as_ref().map(|o| &o.volume).ok_or_else(nothing_open)
+    }
+
+    /// End after the running command.
+    pub const fn quit(&mut self) {
+        self.done = true;
+    }
+
+    /// Whether the shell is to end.
+    pub const fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// A path of the host, from the directory that `lcd` went to.
+    pub fn host_path(&self, word: &[u8]) -> PathBuf {
+        self.host_dir.join(OsStr::from_bytes(word))
+    }
+
+    /// Go to another directory of the host.
+    pub fn set_host_dir(&mut self, dir: PathBuf) {
+        self.host_dir = dir;
+    }
+
+    /// Root and current directory.
+    pub fn directories(&self) -> Outcome<(Ino, Ino)> {
+        self.opened.as_ref().map(|o| (o.root, o.cwd)).ok_or_else(nothing_open)
+    }
+
+    /// Change root and current directory.
+    pub fn set_directories(&mut self, root: Ino, cwd: Ino) {
+        if let Some(o) = &mut self.opened {
+            (o.root, o.cwd) = (root, cwd);
+        }
+    }
+
+    /// The inode that a filespec names. A symbolic link at the end is not followed.
+    pub fn resolve(&self, spec: &[u8]) -> Outcome<Ino> {
+        self.resolve_link(spec, LastLink::Keep)
+    }
+
+    /// [`Session::resolve`], and what to do with a symbolic link at the end.
+    pub fn resolve_link(&self, spec: &[u8], last: LastLink) -> Outcome<Ino> {
+        let volume = self.volume()?;
+        let (root, cwd) = self.directories()?;
+        if let Some(number) = spec.strip_prefix(b"<").and_then(|s| s.strip_suffix(b">"))
+            && let Ok(ino) = super::args::number32(number, "inode number")
+        {
+            volume.geometry().inode_place(Ino(ino))?;
+            return Ok(Ino(ino));
+        }
+        if spec.is_empty() {
+            return Err(Error::NotFound { path: Vec::new() }.into());
+        }
+        let start = if spec.starts_with(b"/") || root == cwd { vec![root] } else { self.chain(root, cwd)? };
+        Ok(volume.resolve_from(&start, spec, last)?)
+    }
+
+    /// The inode that a filespec names, with its content. Its checksum is not compared: commands look at what is there.
+    pub fn inode(&self, spec: &[u8]) -> Outcome<(Ino, Inode)> {
+        let ino = self.resolve(spec)?;
+        Ok((ino, self.volume()?.raw_inode(ino)?))
+    }
+
+    /// The directory that a filespec names.
+    pub fn directory(&self, spec: &[u8]) -> Outcome<Ino> {
+        let ino = self.resolve_link(spec, LastLink::Follow)?;
+        if self.volume()?.raw_inode(ino)?.file_type() != Some(FileType::Directory) {
+            return Err(Error::NotDirectory { path: spec.to_vec() }.into());
+        }
+        Ok(ino)
+    }
+
+    /// The directories from `root` to `dir`, both included; of a directory that is not below the root, those above it.
+    fn chain(&self, root: Ino, dir: Ino) -> Outcome<Vec<Ino>> {
+        let volume = self.volume()?;
+        let mut chain = vec![dir];
+        let mut at = dir;
+        while at != root && at != Ino::ROOT && chain.len() < MAX_DEPTH {
+            let inode = volume.raw_inode(at)?;
+            match volume.lookup(Owner { ino: at, inode: &inode }, b"..")? {
+                Some(parent) if parent != at && !chain.contains(&parent) => at = parent,
+                _ => break,
+            }
+            chain.push(at);
+        }
+        if at != root {
+            chain.push(root);
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    /// The path of a directory from the root of the filesystem.
+    pub fn path_of(&self, dir: Ino) -> Outcome<Vec<u8>> {
+        let volume = self.volume()?;
+        let chain = self.chain(Ino::ROOT, dir)?;
+        let mut path = Vec::new();
+        for pair in chain.windows(2) {
+            let &[parent, child] = pair else { continue };
+            let inode = volume.raw_inode(parent)?;
+            let mut name = format!("<{child}>").into_bytes();
+            volume.for_each_entry(Owner { ino: parent, inode: &inode }, &mut |e| {
+                if e.entry.ino != child || is_dot_or_dotdot(e.entry.name) {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                name = e.entry.name.to_vec();
+                Ok(ControlFlow::Break(()))
+            })?;
+            path.push(b'/');
+            path.extend_from_slice(&name);
+        }
+        Ok(if path.is_empty() { b"/".to_vec() } else { path })
+    }
+
+    /// Show a view. What it found damaged is an error, after all of it was shown.
+    pub fn show<V: View>(&self, mut view: V, out: &mut dyn Write) -> Outcome {
+        show(&view, self.settings.format, out)?;
+        let damage = view.damage();
+        if damage.len() > 1 && self.settings.format != Format::Json {
+            for d in &damage {
+                writeln!(out, "damaged: {}", d.0)?;
+            }
+        }
+        damage.into_iter().next().map_or(Ok(()), |d| Err(d.0.into()))
+    }
+}
+
+fn nothing_open() -> Failure {
+    Failure::Usage("no filesystem is open".into())
+}

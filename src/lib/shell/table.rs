@@ -1,0 +1,168 @@
+//! The command table: one row for each command, one file for each family.
+
+use std::io::Write;
+
+use super::args::Args;
+use super::session::Session;
+use super::{Outcome, block, dir, file, fs, inode, misc, xattr};
+
+/// What runs a command.
+pub(super) type Run = fn(&mut Session, &Args<'_>, &mut dyn Write) -> Outcome;
+
+/// What a command is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// The filesystem as a whole.
+    Filesystem,
+    /// Directories and paths.
+    Directory,
+    /// Content of files.
+    File,
+    /// Inodes.
+    Inode,
+    /// Extended attributes.
+    Xattr,
+    /// Blocks.
+    Block,
+    /// The shell itself.
+    Shell,
+}
+
+impl Family {
+    /// A heading for its commands.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Filesystem => "Filesystem",
+            Self::Directory => "Directories and paths",
+            Self::File => "Content of files",
+            Self::Inode => "Inodes",
+            Self::Xattr => "Extended attributes",
+            Self::Block => "Blocks",
+            Self::Shell => "Shell",
+        }
+    }
+}
+
+/// A command.
+#[derive(Debug)]
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// Other names, debugfs's among them.
+    pub aliases: &'static [&'static str],
+    /// What follows the name.
+    pub args: &'static str,
+    /// What it does, in a line.
+    pub help: &'static str,
+    /// What it is about.
+    pub family: Family,
+    /// What runs it.
+    pub(super) run: Run,
+}
+
+impl Command {
+    /// Name and arguments.
+    pub fn synopsis(&self) -> String {
+        if self.args.is_empty() { self.name.into() } else { format!("{} {}", self.name, self.args) }
+    }
+}
+
+/// All commands, by family.
+pub fn commands() -> impl Iterator<Item = &'static Command> {
+    [fs::COMMANDS, dir::COMMANDS, file::COMMANDS, inode::COMMANDS, xattr::COMMANDS, block::COMMANDS, misc::COMMANDS]
+        .into_iter()
+        .flatten()
+}
+
+/// The command of a name or alias.
+pub fn find(name: &str) -> Option<&'static Command> {
+    commands().find(|c| c.name == name || c.aliases.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_described() {
+        let mut seen = BTreeSet::new();
+        for c in commands() {
+            for name in std::iter::once(&c.name).chain(c.aliases) {
+                assert!(seen.insert(*name), "{name} is there twice");
+            }
+            assert!(!c.help.is_empty() && !c.help.ends_with('.'), "{}", c.name);
+        }
+    }
+
+    /// debugfs's names for what is there already.
+    #[test]
+    fn users_of_debugfs_find_their_names() {
+        for name in [
+            "show_super_stats",
+            "stats",
+            "stat",
+            "show_inode_info",
+            "list_directory",
+            "ls",
+            "cat",
+            "dump",
+            "dump_inode",
+            "dump_extents",
+            "extents",
+            "ex",
+            "blocks",
+            "bmap",
+            "icheck",
+            "ncheck",
+            "htree_dump",
+            "htree",
+            "cd",
+            "chroot",
+            "change_working_directory",
+            "change_root_directory",
+            "pwd",
+            "print_working_directory",
+            "imap",
+            "testi",
+            "testb",
+            "find_free_block",
+            "ffb",
+            "find_free_inode",
+            "ffi",
+            "ea_list",
+            "ea_get",
+            "dx_hash",
+            "hash",
+            "freefrag",
+            "e2freefrag",
+            "filefrag",
+            "inode_dump",
+            "idump",
+            "id",
+            "supported_features",
+            "feature",
+            "features",
+            "dirsearch",
+            "help",
+            "list_requests",
+            "lr",
+            "?",
+            "quit",
+            "q",
+            "open",
+            "open_filesys",
+            "close",
+            "close_filesys",
+            "params",
+            "show_debugfs_params",
+            "block_dump",
+            "bdump",
+            "bd",
+            "lcd",
+        ] {
+            assert!(find(name).is_some(), "{name}");
+        }
+    }
+}
