@@ -12,6 +12,7 @@
 //! | [`populate`] | filling a new filesystem from a tree of files in one pass |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //! | [`journal`] | jbd2: recovery, transactions, commit, checkpoint |
+//! | [`check`] | checking: the table of problems, the passes, findings as text and JSON |
 //! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
 //! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
 //! | [`inspect`] | typed views of everything, rendered as text or JSON from one model |
@@ -22,6 +23,7 @@
 //! (see [`mod@env`]). The same input gives the same bytes.
 
 pub mod alloc;
+pub mod check;
 pub mod cli;
 pub mod device;
 pub mod env;

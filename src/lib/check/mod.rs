@@ -1,0 +1,221 @@
+//! Checking a filesystem: what is wrong, by the format's rules, whatever made it so.
+//!
+//! The passes are e2fsck's: superblock and descriptors first; 1 inodes, block maps and attributes; 1B and 1D blocks
+//! claimed more than once; 2 directories and their indexes; 3 connectivity; 4 link counts; 5 bitmaps and counts;
+//! 6 quota and orphan file. Every problem is a row of a table ([`Problem`], [`PROBLEMS`]) and is reported to a [`Sink`] as a
+//! [`Finding`], in an order that does not depend on the number of threads. Nothing is written.
+//!
+//! Memory: a bit per block (four maps, of which only pages in use exist), five bytes per inode, twelve per directory.
+
+mod bits;
+mod blocks;
+mod dirs;
+mod dup;
+mod index;
+mod inode;
+mod journal;
+mod names;
+mod open;
+mod pass0;
+mod pass1;
+mod pass2;
+mod pass34;
+mod pass5;
+mod pass6;
+mod problem;
+mod quota;
+mod report;
+mod state;
+mod table;
+mod view;
+mod xattrs;
+
+use std::sync::Arc;
+
+pub use problem::{Ask, PROBLEMS, Pass, Preen, Problem, Row};
+pub use report::{Args, Collect, Finding, JsonSink, Sink, Summary, TextSink};
+
+use crate::device::BlockDevice;
+use crate::env::Timestamp;
+use crate::error::{Error, Result};
+use crate::format::features::Incompat;
+use crate::format::superblock::State;
+use crate::progress::Progress;
+use crate::units::Fsblk;
+use crate::volume::Volume;
+use state::{Clerk, Ctx};
+
+/// What to do about a journal that holds transactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Journal {
+    /// Check the filesystem as it is without them.
+    #[default]
+    Skip,
+}
+
+/// How to check.
+#[derive(Clone)]
+pub struct CheckOptions {
+    /// Use the backup superblock at this block.
+    pub superblock: Option<Fsblk>,
+    /// Block size in bytes, for finding that superblock.
+    pub block_size: Option<u32>,
+    /// Check even where the filesystem says that it is clean.
+    pub force: bool,
+    /// The time to compare with.
+    pub now: Timestamp,
+    /// Threads; 0 for as many as the machine has.
+    pub jobs: usize,
+    /// The journal.
+    pub journal: Journal,
+    /// The device of an external journal.
+    pub journal_device: Option<Arc<dyn BlockDevice>>,
+}
+
+/// What came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Problems that leave the filesystem invalid.
+    pub errors: u64,
+    /// All findings.
+    pub findings: u64,
+    /// The check could not be brought to its end.
+    pub aborted: bool,
+    /// Why a full check was made; `None` where none was: the filesystem says that it is clean.
+    pub reason: Option<Reason>,
+    /// Figures: counted by a full check, else the superblock's.
+    pub summary: Summary,
+}
+
+/// Why a full check is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It was asked for.
+    Forced,
+    /// The superblock says that there were errors.
+    Errors,
+    /// It was not unmounted cleanly.
+    NotClean,
+    /// The journal holds transactions.
+    Journal,
+    /// It was mounted so many times.
+    MountCount,
+    /// The last check is long ago.
+    Interval,
+    /// Something is wrong already.
+    Problems,
+}
+
+impl Reason {
+    /// In words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Forced => "check forced",
+            Self::Errors => "contains a filesystem with errors, check forced",
+            Self::NotClean => "was not cleanly unmounted, check forced",
+            Self::Journal => "has a journal that was not written back, check forced",
+            Self::MountCount => "has been mounted often enough without a check, check forced",
+            Self::Interval => "has not been checked for long enough, check forced",
+            Self::Problems => "has problems, check forced",
+        }
+    }
+}
+
+/// Check the filesystem on `dev`. Nothing is written.
+///
+/// # Errors
+/// [`Error::Io`] where the device fails, [`Error::Unsupported`] for features that are not known, [`Error::Cancelled`],
+/// [`Error::NoSpace`] where memory does not suffice. Damage is never an error: it is reported to `sink`.
+pub fn check(
+    dev: &Arc<dyn BlockDevice>,
+    options: &CheckOptions,
+    sink: &mut dyn Sink,
+    progress: &dyn Progress,
+) -> Result<Outcome> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs).build().map_err(|_| Error::NoSpace {
+        what: "threads",
+        need: options.jobs as u64,
+        have: 0,
+    })?;
+    run(dev, options, sink, progress, &pool)
+}
+
+fn run(
+    dev: &Arc<dyn BlockDevice>,
+    options: &CheckOptions,
+    sink: &mut dyn Sink,
+    progress: &dyn Progress,
+    pool: &rayon::ThreadPool,
+) -> Result<Outcome> {
+    let mut clerk = Clerk::new(sink);
+    clerk.pass(Pass::P0);
+    let Some(opened) = open::open(dev, options, &mut clerk)? else {
+        return Ok(outcome(&clerk, true, Some(Reason::Problems), Summary::default()));
+    };
+    let vol = &opened.vol;
+    let problems = clerk.found > 0;
+    let Some(reason) = reason(vol, options, problems) else {
+        return Ok(outcome(&clerk, false, None, stored_summary(vol)));
+    };
+    open::note_recovery(vol, options, &mut clerk);
+    let mut ctx = Ctx::new(vol, options.now.sec, progress, pool)?;
+    ctx.from_backup = opened.from_backup;
+    if !pass0::run(&ctx, options, &mut clerk)? {
+        return Ok(outcome(&clerk, true, Some(reason), Summary::default()));
+    }
+    journal::run(&ctx, options.journal_device.as_deref(), &mut clerk);
+    if clerk.fatal {
+        return Ok(outcome(&clerk, true, Some(reason), Summary::default()));
+    }
+    let mut found = pass1::run(&mut ctx, &mut clerk)?;
+    dup::run(&ctx, &mut clerk)?;
+    pass2::run(&mut ctx, &mut found, &mut clerk)?;
+    pass34::connectivity(&ctx, &mut found, &mut clerk);
+    pass34::links(&ctx, &found, &mut clerk)?;
+    pass5::run(&mut ctx, &mut clerk)?;
+    pass6::run(&ctx, &found, &mut clerk);
+    let summary = ctx.summary;
+    Ok(outcome(&clerk, clerk.fatal, Some(reason), summary))
+}
+
+const fn outcome(clerk: &Clerk<'_>, aborted: bool, reason: Option<Reason>, summary: Summary) -> Outcome {
+    Outcome { errors: clerk.errors, findings: clerk.found, aborted, reason, summary }
+}
+
+/// Why a full check is due.
+#[doc(alias = "check_if_skip")]
+fn reason(vol: &Volume, options: &CheckOptions, problems: bool) -> Option<Reason> {
+    let sb = vol.superblock();
+    let since = options.now.sec.saturating_sub(sb.check_time().sec);
+    let interval = i64::from(sb.checkinterval.get());
+    let mounts = sb.max_mnt_count.get() as i16;
+    if options.force {
+        Some(Reason::Forced)
+    } else if problems {
+        Some(Reason::Problems)
+    } else if sb.state_flags().contains(State::ERROR) {
+        Some(Reason::Errors)
+    } else if !sb.state_flags().contains(State::VALID) {
+        Some(Reason::NotClean)
+    } else if sb.features().incompat.contains(Incompat::RECOVER) {
+        Some(Reason::Journal)
+    } else if mounts > 0 && sb.mnt_count.get() >= mounts.unsigned_abs() {
+        Some(Reason::MountCount)
+    } else if interval > 0 && since >= interval {
+        Some(Reason::Interval)
+    } else {
+        None
+    }
+}
+
+fn stored_summary(vol: &Volume) -> Summary {
+    let (sb, geo) = (vol.superblock(), vol.geometry());
+    Summary {
+        inodes_used: u64::from(geo.inodes_count).saturating_sub(sb.free_inodes_count.get().into()),
+        inodes_total: geo.inodes_count.into(),
+        blocks_used: geo.blocks_count.saturating_sub(sb.free_blocks_count()),
+        blocks_total: geo.blocks_count,
+        ..Summary::default()
+    }
+}

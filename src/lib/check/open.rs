@@ -1,0 +1,183 @@
+//! Opening what may be damaged: the primary superblock and descriptors where they are usable, else a backup's.
+
+use std::sync::Arc;
+
+use super::bits::Bits;
+use super::problem::Problem as P;
+use super::report::Finding;
+use super::state::Clerk;
+use super::{CheckOptions, Journal};
+use crate::device::BlockDevice;
+use crate::error::{Error, Flaw, Result};
+use crate::format::features::Incompat;
+use crate::format::superblock::{self, Superblock};
+use crate::units::{Fsblk, Group};
+use crate::volume::{DirtyJournal, Geometry, OpenOptions, Volume};
+
+/// A filesystem larger than the device by more than this factor is not opened: its size is wrong beyond doubt.
+const MAX_TRUNCATION: u64 = 16;
+/// … except below this size in bytes.
+const SMALL: u64 = 1 << 30;
+
+/// An opened filesystem, and whether its descriptors come from a backup (which knows nothing of unused parts).
+pub(super) struct Opened {
+    pub(super) vol: Volume,
+    pub(super) from_backup: bool,
+}
+
+fn options(superblock: Option<Fsblk>, block_size: Option<u32>, search_backups: bool) -> OpenOptions {
+    OpenOptions {
+        superblock,
+        block_size,
+        search_backups,
+        dirty_journal: DirtyJournal::Ignore,
+        verify_checksums: false,
+        verify_groups: false,
+        allow_truncated: true,
+    }
+}
+
+/// What is wrong with a superblock, in a word or two.
+fn reason(e: &Error) -> &'static str {
+    match e {
+        Error::NotExt4 { .. } => "no magic number",
+        Error::Corrupt { what: Flaw::Checksum { .. }, .. } => "wrong checksum",
+        Error::Corrupt { what: Flaw::Field { field, .. }, .. } => field,
+        Error::DeviceTooSmall { .. } => "the device is too small",
+        _ => "damaged",
+    }
+}
+
+/// Open the filesystem. `None` where there is none to check: that has been reported.
+pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<Option<Opened>> {
+    let given = opts.superblock.filter(|b| b.0 != 0);
+    let first = Volume::open(Arc::clone(dev), &options(given, opts.block_size, false));
+    let (vol, mut from_backup) = match first {
+        Ok(vol) => (vol, given.is_some()),
+        Err(e) if e.is_corruption() && given.is_none() => {
+            match own_backup(dev).map_or_else(|| Volume::open(Arc::clone(dev), &options(None, None, true)), Ok) {
+                Ok(vol) => {
+                    let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
+                    clerk.report(Finding::fs(P::OpenFailed).what(reason(&e)).block(at));
+                    (vol, true)
+                }
+                Err(Error::Unsupported { features }) => return Err(Error::Unsupported { features }),
+                Err(_) => {
+                    clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(&e)));
+                    return Ok(None);
+                }
+            }
+        }
+        Err(e) if e.is_corruption() => {
+            clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(&e)));
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    if !check_size(dev.len(), vol.geometry(), clerk) {
+        return Ok(None);
+    }
+    let mut vol = vol;
+    if !from_backup
+        && !descriptors_are_sound(&vol)?
+        && let Some((other, at)) = better_descriptors(dev, vol.geometry())?
+    {
+        clerk.report(Finding::fs(P::CheckDescFailed).block(at));
+        vol = other;
+        from_backup = true;
+    }
+    Ok(Some(Opened { vol, from_backup }))
+}
+
+/// A backup where the damaged primary superblock says that groups begin.
+fn own_backup(dev: &Arc<dyn BlockDevice>) -> Option<Volume> {
+    let mut bytes = [0; superblock::SIZE];
+    dev.read_at(superblock::OFFSET, &mut bytes).ok()?;
+    let sb = Superblock::decode_unchecked(&bytes).ok()?;
+    let size = 1024u32.checked_shl(sb.log_block_size.get()).filter(|s| sb.log_block_size.get() <= 6 && *s > 0)?;
+    let per = u64::from(sb.blocks_per_group.get());
+    let first = u64::from(sb.first_data_block.get());
+    if sb.magic.get() != superblock::MAGIC || per < 8 || first > 1 {
+        return None;
+    }
+    [1u64, 3, 5, 7].into_iter().find_map(|g| {
+        let at = Fsblk(g.checked_mul(per)?.checked_add(first)?);
+        Volume::open(Arc::clone(dev), &options(Some(at), Some(size), false)).ok()
+    })
+}
+
+fn backup_block(geo: &Geometry, group: u16) -> Fsblk {
+    geo.group_start(Group(group.into()))
+}
+
+/// Compare with the device's size; whether the filesystem can be looked at all the same.
+fn check_size(have: u64, geo: &Geometry, clerk: &mut Clerk<'_>) -> bool {
+    let need = geo.total_bytes();
+    if need <= have {
+        return true;
+    }
+    let room = have >> geo.block_bits;
+    if need > SMALL && need / MAX_TRUNCATION > have {
+        clerk.report(Finding::fs(P::FsSizeWrong).num(geo.blocks_count).want(room));
+        clerk.report(Finding::fs(P::SuperblockCorrupt).what("blocks_count"));
+        return false;
+    }
+    clerk.report(Finding::fs(P::FsSizeWrong).num(geo.blocks_count).want(room));
+    true
+}
+
+/// The first backup whose descriptors make sense, and its block.
+fn better_descriptors(dev: &Arc<dyn BlockDevice>, geo: &Geometry) -> Result<Option<(Volume, Fsblk)>> {
+    const TRIES: usize = 8;
+    let backups = geo.all_groups().skip(1).filter(|g| geo.has_super(*g)).take(TRIES);
+    for at in backups.map(|g| geo.group_start(g)) {
+        if let Ok(vol) = Volume::open(Arc::clone(dev), &options(Some(at), Some(geo.block_size), false))
+            && vol.geometry().blocks_count == geo.blocks_count
+            && descriptors_are_sound(&vol)?
+        {
+            return Ok(Some((vol, at)));
+        }
+    }
+    Ok(None)
+}
+
+/// The blocks where a group's bitmaps and table may be.
+pub(super) fn allowed_range(geo: &Geometry, group: Group) -> std::ops::Range<u64> {
+    if geo.features.incompat.contains(Incompat::FLEX_BG) {
+        return geo.first_data_block..geo.blocks_count;
+    }
+    let start = geo.group_start(group).0;
+    start..start + u64::from(geo.blocks_in_group(group))
+}
+
+/// Whether all bitmaps and tables are where they may be, and none on top of another.
+#[doc(alias = "ext2fs_check_desc")]
+fn descriptors_are_sound(vol: &Volume) -> Result<bool> {
+    let geo = vol.geometry();
+    let (used, twice) = (Bits::new(geo.blocks_count)?, Bits::new(geo.blocks_count)?);
+    for g in geo.all_groups() {
+        let start = geo.group_start(g).0;
+        used.set_range(start, start + u64::from(geo.super_and_gdt_blocks(g)));
+    }
+    for g in geo.all_groups() {
+        let desc = vol.group(g)?;
+        let range = allowed_range(geo, g);
+        let parts =
+            [(desc.block_bitmap(), 1), (desc.inode_bitmap(), 1), (desc.inode_table(), u64::from(geo.itable_blocks))];
+        for (at, len) in parts {
+            let end = at.0.saturating_add(len);
+            if at.0 < range.start || end > range.end || used.claim(at.0, end, &twice) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// What is said about a journal that was not written back.
+pub(super) fn note_recovery(vol: &Volume, opts: &CheckOptions, clerk: &mut Clerk<'_>) {
+    let needs = vol.geometry().features.incompat.contains(Incompat::RECOVER);
+    if needs && opts.journal == Journal::Skip {
+        clerk.report(Finding::fs(P::NeedsRecovery));
+    }
+}

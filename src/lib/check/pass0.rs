@@ -1,0 +1,177 @@
+//! Before the passes: the superblock's fields, the group descriptors, the blocks that they say are metadata.
+
+use super::CheckOptions;
+use super::open::allowed_range;
+use super::problem::Problem as P;
+use super::report::Finding;
+use super::state::{Clerk, Ctx};
+use crate::error::Result;
+use crate::format::features::{Compat, Incompat, RoCompat};
+use crate::format::group_desc::{BgFlags, GroupDesc};
+use crate::format::inode::GOOD_OLD_SIZE;
+use crate::units::{Fsblk, Group, Ino};
+
+/// Check superblock and descriptors, and mark the blocks of metadata. `false`: the check cannot go on.
+pub(super) fn run(ctx: &Ctx<'_>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<bool> {
+    fields(ctx, clerk);
+    features(ctx, clerk);
+    times(ctx, opts, clerk);
+    quota_inodes(ctx, clerk);
+    for group in ctx.geo.all_groups() {
+        descriptor(ctx, group, clerk)?;
+    }
+    if clerk.fatal {
+        return Ok(false);
+    }
+    mark_metadata(ctx, clerk)?;
+    Ok(true)
+}
+
+fn fields(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
+    let sb = ctx.sb;
+    if sb.r_blocks_count() > ctx.geo.blocks_count / 2 {
+        clerk.report(Finding::fs(P::MiscCorruptSuper).what("r_blocks_count").num(sb.r_blocks_count()));
+    }
+    let room = usize::from(ctx.geo.inode_size).saturating_sub(GOOD_OLD_SIZE);
+    if room > 0 {
+        let bad = |v: u16| v != 0 && (v < 4 || usize::from(v) > room || !v.is_multiple_of(4));
+        let (min, want) = (sb.min_extra_isize.get(), sb.want_extra_isize.get());
+        if bad(min) {
+            clerk.report(Finding::fs(P::BadMinExtraIsize).num(min));
+        }
+        if bad(want) {
+            clerk.report(Finding::fs(P::BadWantExtraIsize).num(want));
+        }
+    }
+}
+
+fn features(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
+    let f = ctx.geo.features;
+    if f.ro_compat.contains(RoCompat::METADATA_CSUM | RoCompat::GDT_CSUM) {
+        clerk.report(Finding::fs(P::MetaAndGdtCsumSet));
+    }
+    if f.incompat.contains(Incompat::CSUM_SEED) && !f.ro_compat.contains(RoCompat::METADATA_CSUM) {
+        clerk.report(Finding::fs(P::CsumSeedWithoutMetaCsum));
+    }
+    if f.incompat.contains(Incompat::BIT64) && !f.incompat.contains(Incompat::EXTENTS) {
+        clerk.report(Finding::fs(P::Bit64WithoutExtents));
+    }
+    if f.compat.contains(Compat::RESIZE_INODE) && f.incompat.contains(Incompat::META_BG) {
+        clerk.report(Finding::fs(P::DisableResizeInode));
+    }
+    let reserved = ctx.sb.reserved_gdt_blocks.get();
+    if !f.compat.contains(Compat::RESIZE_INODE) && reserved != 0 {
+        clerk.report(Finding::fs(P::NonzeroReservedGdtBlocks).num(reserved));
+    }
+}
+
+fn times(ctx: &Ctx<'_>, opts: &CheckOptions, clerk: &mut Clerk<'_>) {
+    if !opts.force && ctx.sb.checkinterval.get() == 0 {
+        return;
+    }
+    let now = u64::try_from(ctx.now).unwrap_or_default();
+    let stamps = [(P::FutureLastMount, ctx.sb.mount_time()), (P::FutureLastWrite, ctx.sb.write_time())];
+    for (problem, t) in stamps {
+        if t.sec > ctx.now {
+            clerk.report(Finding::fs(problem).num(t.sec.unsigned_abs()).want(now));
+        }
+    }
+}
+
+fn quota_inodes(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
+    let sb = ctx.sb;
+    if !ctx.geo.features.ro_compat.contains(RoCompat::QUOTA) {
+        return;
+    }
+    let files = [
+        ("user", sb.usr_quota_inum.get(), Some(Ino::USR_QUOTA)),
+        ("group", sb.grp_quota_inum.get(), Some(Ino::GRP_QUOTA)),
+        ("project", sb.prj_quota_inum.get(), None),
+    ];
+    for (what, ino, reserved) in files {
+        let usual = reserved.is_some_and(|r| r.0 == ino);
+        if ino != 0 && !usual && (ino < ctx.geo.first_ino || ino > ctx.geo.inodes_count) {
+            clerk.report(Finding::inode(P::InvalidQuotaIno, Ino(ino)).what(what));
+        }
+    }
+}
+
+fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<()> {
+    let geo = ctx.geo;
+    let raw = ctx.vol.raw_group(group)?;
+    let desc = GroupDesc::decode(raw)?;
+    let range = allowed_range(geo, group);
+    let outside = |at: Fsblk, len: u64| at.0 < range.start || at.0.saturating_add(len) > range.end;
+    let parts = [
+        (P::BlockBitmapNotInGroup, desc.block_bitmap(), 1),
+        (P::InodeBitmapNotInGroup, desc.inode_bitmap(), 1),
+        (P::InodeTableNotInGroup, desc.inode_table(), u64::from(geo.itable_blocks)),
+    ];
+    for (problem, at, len) in parts {
+        if outside(at, len) {
+            clerk.report(Finding::group(problem, group).block(at));
+        }
+    }
+    let flags = desc.bg_flags();
+    let lazy = flags.intersects(BgFlags::BLOCK_UNINIT | BgFlags::INODE_UNINIT) || desc.itable_unused() != 0;
+    if ctx.from_backup {
+        return Ok(());
+    }
+    if let Some(want) = desc.computed_checksum(ctx.csums, group, geo.desc_size, raw)
+        && want != desc.checksum.get()
+    {
+        clerk.report(Finding::group(P::GroupDescCsum, group).num(desc.checksum.get()).want(want));
+    }
+    if !ctx.csums.has_group_desc_csum() {
+        if lazy {
+            clerk.report(Finding::group(P::GroupDescUninit, group));
+        }
+        return Ok(());
+    }
+    if group.0 + 1 == geo.groups && flags.contains(BgFlags::BLOCK_UNINIT) {
+        clerk.report(Finding::group(P::BlockBitmapUninitLast, group));
+    }
+    let unused = desc.itable_unused();
+    if unused > desc.free_inodes() || unused > geo.inodes_per_group {
+        clerk.report(Finding::group(P::GroupDescItableUnused, group).num(unused));
+    }
+    Ok(())
+}
+
+/// Mark superblocks, descriptors, bitmaps and inode tables; report where they are on top of each other.
+#[doc(alias = "mark_table_blocks")]
+fn mark_metadata(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<()> {
+    let geo = ctx.geo;
+    let blocks = |start: Fsblk, len: u64| start.0..start.0.saturating_add(len).min(geo.blocks_count);
+    for g in geo.all_groups() {
+        let r = blocks(geo.group_start(g), geo.super_and_gdt_blocks(g).into());
+        ctx.meta.set_range(r.start, r.end);
+    }
+    for g in geo.all_groups() {
+        let desc = ctx.vol.group(g)?;
+        let parts = [
+            (P::InodeTableConflict, desc.inode_table(), u64::from(geo.itable_blocks)),
+            (P::BlockBitmapConflict, desc.block_bitmap(), 1),
+            (P::InodeBitmapConflict, desc.inode_bitmap(), 1),
+        ];
+        for (problem, at, len) in parts {
+            if at.0 < geo.first_data_block {
+                continue;
+            }
+            let r = blocks(at, len);
+            if ctx.meta.any(r.start, r.end) {
+                let first = (r.start..r.end).find(|b| ctx.meta.get(*b)).unwrap_or(r.start);
+                clerk.report(Finding::group(problem, g).block(Fsblk(first)));
+            }
+            ctx.meta.set_range(r.start, r.end);
+        }
+    }
+    for r in ctx.meta.runs(geo.first_data_block, geo.blocks_count) {
+        ctx.found.set_range(ctx.cluster_bit(Fsblk(r.start)), ctx.cluster_bit(Fsblk(r.end - 1)) + 1);
+    }
+    // A boot block before the first data block of a bigalloc filesystem is counted as in use as well.
+    if geo.features.incompat.contains(Incompat::MMP) && geo.has_block(Fsblk(ctx.sb.mmp_block.get())) {
+        ctx.found.set(ctx.cluster_bit(Fsblk(ctx.sb.mmp_block.get())));
+    }
+    Ok(())
+}
