@@ -40,6 +40,21 @@ impl DirEntry<'_> {
     }
 }
 
+/// Where an entry is, and what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryPlace {
+    /// Inode.
+    pub ino: Ino,
+    /// The file type byte.
+    pub file_type: u8,
+    /// Logical block of the directory; 0 for inline directories.
+    pub lblk: Lblk,
+    /// Block of the filesystem; `None` for inline directories.
+    pub block: Option<Fsblk>,
+    /// Byte offset in the block, or in the inline content.
+    pub offset: usize,
+}
+
 /// An entry that owns its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedEntry {
@@ -63,7 +78,7 @@ impl Volume {
     }
 
     /// Whether a directory compares names folded: case-insensitive, and the names can be read.
-    fn folds_case(&self, owner: Owner<'_>) -> bool {
+    pub(super) fn folds_case(&self, owner: Owner<'_>) -> bool {
         let flags = owner.inode.flags();
         self.geo.features.incompat.contains(Incompat::CASEFOLD)
             && flags.contains(InodeFlags::CASEFOLD)
@@ -222,6 +237,12 @@ impl Volume {
     /// The inode that `name` stands for in a directory; `None` where there is none. `.` and `..` are names too.
     #[doc(alias = "ext4_lookup")]
     pub fn lookup(&self, owner: Owner<'_>, name: &[u8]) -> Result<Option<Ino>> {
+        Ok(self.find_entry(owner, name)?.map(|e| e.ino))
+    }
+
+    /// Where `name` is in a directory; `None` where it is not.
+    #[doc(alias = "ext4_find_entry")]
+    pub fn find_entry(&self, owner: Owner<'_>, name: &[u8]) -> Result<Option<EntryPlace>> {
         if name.is_empty() || name.len() > dirent::MAX_NAME {
             return Ok(None);
         }
@@ -338,11 +359,17 @@ impl<'a> Wanted<'a> {
 
     fn visitor<'f>(
         &'f self,
-        found: &'f mut Option<Ino>,
+        found: &'f mut Option<EntryPlace>,
     ) -> impl FnMut(DirEntry<'_>) -> Result<ControlFlow<()>> + use<'f, 'a> {
         move |e| {
             if self.matches(e.entry.name) {
-                *found = Some(e.entry.ino);
+                *found = Some(EntryPlace {
+                    ino: e.entry.ino,
+                    file_type: e.entry.file_type,
+                    lblk: e.lblk,
+                    block: e.block,
+                    offset: e.entry.offset,
+                });
                 return Ok(ControlFlow::Break(()));
             }
             Ok(ControlFlow::Continue(()))

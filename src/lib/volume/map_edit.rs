@@ -6,7 +6,7 @@
 //! blocks. Truncating, and freeing all that an inode has, is here too: see [`Edit::truncate_blocks`] and
 //! [`Edit::delete_inode`], which orphan clean-up uses.
 
-use super::edit::{Edit, OpenInode, modify_block};
+use super::edit::{Edit, OpenInode};
 use super::extent_edit::LBLK_END;
 use super::store::AllocRequest;
 use super::{MapKind, Mapping, Volume};
@@ -14,7 +14,6 @@ use crate::env::Timestamp;
 use crate::error::{Place, Result};
 use crate::format::extent::Extent;
 use crate::format::inode::{FileType, InodeFlags};
-use crate::format::xattr;
 use crate::units::{Fsblk, Lblk};
 
 /// log2 of the groups per flexible group from which directories and files keep to different groups.
@@ -239,29 +238,5 @@ impl Edit<'_> {
         o.inode.update(|c| c.dtime.set(dtime));
         self.put(o)?;
         self.alloc.free_inode(self.vol, self.store, o.ino, directory)
-    }
-
-    /// Free what holds an inode's extended attributes outside of it.
-    #[doc(alias = "ext4_xattr_delete_inode")]
-    fn release_xattrs(&mut self, o: &mut OpenInode) -> Result<()> {
-        let block = o.inode.file_acl();
-        if block.0 == 0 {
-            return Ok(());
-        }
-        let bytes = self.store.read(block)?;
-        let (header, _) = xattr::parse_block(&bytes).map_err(|e| e.at(Place::inode(o.ino)))?;
-        o.inode.set_file_acl(Fsblk(0));
-        let users = header.refcount.get();
-        if users <= 1 {
-            return self.free_metadata(o, block);
-        }
-        self.count_clusters(o, -1)?;
-        let seed = self.vol.geo.checksums.seed();
-        modify_block(self.store, block, |bytes| {
-            xattr::set_refcount(bytes, users.saturating_sub(1));
-            if let Some(seed) = seed {
-                xattr::stamp_block(bytes, seed, block);
-            }
-        })
     }
 }

@@ -10,27 +10,35 @@
 mod bitmaps;
 mod block_map;
 mod dir;
+mod dir_edit;
+mod dir_index;
+pub mod dir_plan;
 pub mod edit;
 mod extent_edit;
 pub mod extent_plan;
 mod file;
 mod geometry;
 pub mod indirect_edit;
+mod inline_edit;
+mod inode_edit;
 mod map_edit;
 mod open;
 mod path;
 pub mod store;
 mod xattr;
+mod xattr_edit;
+pub mod xattr_plan;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use block_map::{MapEvent, MapKind, Mapping, Owner};
 pub(crate) use dir::is_index_block;
-pub use dir::{DirEntry, NamedEntry};
+pub use dir::{DirEntry, EntryPlace, NamedEntry};
 pub use edit::{Edit, OpenInode};
 pub use file::{FileReader, Segment};
 pub use geometry::Geometry;
+pub use inode_edit::{NewInode, inherited_flags, inherited_group};
 pub use map_edit::Wanted;
 pub use open::{DirtyJournal, OpenOptions};
 pub use path::LastLink;

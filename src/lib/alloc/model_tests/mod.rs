@@ -2,4 +2,5 @@
 //! judges the result. Changes go straight to a memory device: what is tested is the structures, not the journal.
 
 mod blocks;
+mod names;
 mod rig;
