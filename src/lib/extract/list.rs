@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::listing::Entry;
 use super::names::{self, printable};
 use super::run::{Report, Run};
 use super::scan::Scan;
@@ -96,7 +97,7 @@ pub(super) fn list(
 
 type Below = Vec<(Vec<u8>, Ino, crate::format::inode::Inode)>;
 
-fn directory(run: &Run<'_>, path: &[u8], dir: Ino, entries: Vec<walk::Entry>) -> (Vec<Listed>, Below) {
+fn directory(run: &Run<'_>, path: &[u8], dir: Ino, entries: Vec<Entry>) -> (Vec<Listed>, Below) {
     let (mut all, mut below) = (Vec::with_capacity(entries.len()), Vec::new());
     for (name, ino) in entries {
         let mut full = path.to_vec();

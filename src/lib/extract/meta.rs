@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFla
 use rustix::io::Errno;
 
 use super::hostdir::{self, HostDir};
-use super::run::{Note, Run};
+use super::run::{Note, Run, SET_ATTRIBUTE};
 use crate::env::Timestamp;
 use crate::error::Error;
 use crate::format::inode::{Inode, TimeField};
@@ -255,11 +255,10 @@ impl Meta {
                     run.note(Note::AclsNotKept);
                 }
                 Err(Errno::INVAL) if !name.starts_with(b"security.") => {
-                    return Err(("set an attribute of", Errno::INVAL));
+                    return Err((SET_ATTRIBUTE, Errno::INVAL));
                 }
                 Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS | Errno::INVAL) => run.note(Note::XattrsNotKept),
-                Err(Errno::NOSPC | Errno::DQUOT) => return Err(("set an attribute of", Errno::TOOBIG)),
-                Err(e) => return Err(("set an attribute of", e)),
+                Err(e) => return Err((SET_ATTRIBUTE, e)),
             }
         }
         Ok(())

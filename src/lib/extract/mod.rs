@@ -20,6 +20,7 @@ mod entry;
 mod hostdir;
 mod links;
 mod list;
+mod listing;
 mod meta;
 mod names;
 mod pax;

@@ -11,6 +11,9 @@ use crate::format::inode::FileType;
 use crate::progress::{Progress, Step, Unit};
 use crate::volume::Volume;
 
+/// What is being done when an extended attribute is set, in errors.
+pub(super) const SET_ATTRIBUTE: &str = "set an attribute of";
+
 /// Something that was not kept, told once however often it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -254,6 +257,8 @@ fn is_fatal(error: &Error) -> bool {
     use std::io::ErrorKind;
     match error {
         Error::Cancelled => true,
+        // A file's attributes have a limit of their own.
+        Error::Host { op, .. } if *op == SET_ATTRIBUTE => false,
         Error::Host { source, .. } => {
             matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
         }

@@ -4,11 +4,12 @@
 
 use std::collections::HashSet;
 
+use super::Source;
+use super::listing::{Entry, Listing};
 use super::names;
 use super::run::Run;
 use super::walk::{self, Item};
-use super::{Source, walk::Entry};
-use crate::error::{Error, Flaw, Place, Result, Structure};
+use crate::error::Result;
 use crate::format::inode::{FileType, InodeFlags};
 use crate::units::Ino;
 use crate::volume::Owner;
@@ -38,11 +39,10 @@ impl<'r, 'a> Scan<'r, 'a> {
             return Err(walk::encrypted());
         }
         if !self.seen.insert(owner.ino) {
-            let flaw = Flaw::Inconsistent { of: Structure::DirBlock, detail: "a directory has more than one name" };
-            return Err(Error::corrupt(flaw, Place::inode(owner.ino)));
+            return Err(walk::second_name(owner.ino));
         }
-        let mut listing = walk::list(self.run.volume, owner);
-        if let Some(e) = listing.error {
+        let mut listing = Listing::read(self.run.volume, owner);
+        for e in listing.errors {
             self.run.fail(&path(), e);
         }
         listing.entries.sort();

@@ -8,14 +8,13 @@
 //! wins: directories whose `..` leads elsewhere wait until all others are done, and then go in order of their paths.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::listing::{Entry, Listing};
 use super::names;
 use super::run::Run;
 use crate::error::{Error, FeatureBit, FeatureWord, Flaw, Place, Result, Structure};
-use crate::format::dirent;
 use crate::format::features::Incompat;
 use crate::format::inode::{FileType, Inode, InodeFlags};
 use crate::units::Ino;
@@ -143,18 +142,8 @@ struct Queue<D> {
     active: usize,
 }
 
-/// The entries of a directory but `.` and `..`, in order of inode number, where `..` leads, and what ended the reading early.
-pub(super) struct Listing {
-    pub entries: Vec<Entry>,
-    parent: Option<Ino>,
-    pub error: Option<Error>,
-}
-
 /// A directory of a walk with this visitor.
 type SharedNode<V> = Arc<Node<<V as Visitor>::Dir>>;
-
-/// Name and inode.
-pub(super) type Entry = (Vec<u8>, Ino);
 
 /// A walk under way.
 pub(super) struct Walk<'a, V: Visitor + ?Sized> {
@@ -246,7 +235,11 @@ impl<'a, V: Visitor> Walk<'a, V> {
         match self.open_directory(&node) {
             Ok(Some(mut entries)) => {
                 while entries.len() > SLICE {
-                    let slice = entries.split_off(entries.len() - SLICE);
+                    let slice = entries.split_off(slice_start(&entries));
+                    if entries.is_empty() {
+                        entries = slice;
+                        break;
+                    }
                     node.hold();
                     self.push(Task::Slice(Arc::clone(&node), slice));
                 }
@@ -272,7 +265,9 @@ impl<'a, V: Visitor> Walk<'a, V> {
             let flaw = Flaw::TooDeep { of: Structure::DirBlock, depth: node.depth };
             return Err(Error::corrupt(flaw, Place::inode(node.ino)));
         }
-        let listing = list(self.run.volume, node.owner());
+        let mut listing = Listing::read(self.run.volume, node.owner());
+        // Inodes, and mostly the data, lie in this order; it is the same in every run.
+        listing.entries.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
         let expected = node.parent.as_ref().map(|p| p.ino);
         if expected.is_some()
             && listing.parent != expected
@@ -282,12 +277,11 @@ impl<'a, V: Visitor> Walk<'a, V> {
             return Ok(None);
         }
         if !lock(&self.seen).insert(node.ino) {
-            let detail = "a directory has more than one name";
-            return Err(Error::corrupt(Flaw::Inconsistent { of: Structure::DirBlock, detail }, Place::inode(node.ino)));
+            return Err(second_name(node.ino));
         }
         let dir = self.visitor.enter(node, node.parent.as_ref().and_then(|p| p.dir()))?;
         let _ = node.dir.set(dir);
-        if let Some(e) = listing.error {
+        for e in listing.errors {
             self.run.fail(&node.path(), e);
         }
         Ok(Some(listing.entries))
@@ -295,31 +289,37 @@ impl<'a, V: Visitor> Walk<'a, V> {
 
     fn entries(&self, node: &Arc<Node<V::Dir>>, entries: Vec<Entry>, buf: &mut Vec<u8>) {
         let count = entries.len() as u64;
+        let mut last_dir = None;
         for (name, ino) in entries {
             if self.run.is_stopped() {
                 return;
             }
-            if let Err(e) = self.one(node, &name, ino, buf) {
-                self.run.fail(&node.path_of(&name), e);
+            // The first of a directory's names here is the one that counts, whichever thread would come first.
+            let done = if last_dir == Some(ino) { Err(second_name(ino)) } else { self.one(node, &name, ino, buf) };
+            match done {
+                Ok(FileType::Directory) => last_dir = Some(ino),
+                Ok(_) => {}
+                Err(e) => self.run.fail(&node.path_of(&name), e),
             }
         }
         self.run.advance(count);
     }
 
-    fn one(&self, node: &Arc<Node<V::Dir>>, name: &[u8], ino: Ino, buf: &mut Vec<u8>) -> Result<()> {
+    fn one(&self, node: &Arc<Node<V::Dir>>, name: &[u8], ino: Ino, buf: &mut Vec<u8>) -> Result<FileType> {
         names::check(name, node.ino)?;
         let volume = self.run.volume;
         let inode = entry_inode(volume, node.ino, ino)?;
         if inode.file_type() != Some(FileType::Directory) {
             let item = Item { name, ino, inode: &inode };
-            return self.visitor.entry(self, node, &item, buf);
+            self.visitor.entry(self, node, &item, buf)?;
+            return Ok(FileType::Regular);
         }
         if is_empty_lost_found(volume, node.ino, name, Owner { ino, inode: &inode }) {
-            return Ok(());
+            return Ok(FileType::Directory);
         }
         node.hold();
         self.push(Task::Dir(Node::new(Some(Arc::clone(node)), name.to_vec(), ino, inode)));
-        Ok(())
+        Ok(FileType::Directory)
     }
 
     /// One piece of work of a directory is done; leave it, and its parents, where it was the last.
@@ -343,6 +343,15 @@ impl<'a, V: Visitor> Walk<'a, V> {
     }
 }
 
+/// Where the last slice of many entries begins: names of one inode stay together.
+fn slice_start(entries: &[Entry]) -> usize {
+    let mut at = entries.len().saturating_sub(SLICE);
+    while at > 0 && entries.get(at).map(|e| e.1) == entries.get(at - 1).map(|e| e.1) {
+        at -= 1;
+    }
+    at
+}
+
 struct Busy<'a, D> {
     queue: &'a Mutex<Queue<D>>,
     wake: &'a Condvar,
@@ -356,6 +365,12 @@ impl<D> Drop for Busy<'_, D> {
             self.wake.notify_all();
         }
     }
+}
+
+/// The error for a directory that was met before.
+pub(super) fn second_name(ino: Ino) -> Error {
+    let detail = "a directory has more than one name";
+    Error::corrupt(Flaw::Inconsistent { of: Structure::DirBlock, detail }, Place::inode(ino))
 }
 
 /// The inode that an entry of directory `dir` names.
@@ -377,37 +392,12 @@ pub(super) fn is_empty_lost_found(volume: &Volume, dir: Ino, name: &[u8], owner:
     if dir != Ino::ROOT || name != b"lost+found" {
         return false;
     }
-    let listing = list(volume, owner);
-    listing.entries.is_empty() && listing.error.is_none()
+    let listing = Listing::read(volume, owner);
+    listing.entries.is_empty() && listing.errors.is_empty()
 }
 
 /// The error for what cannot be read without a key.
 pub(super) fn encrypted() -> Error {
     let bit = Incompat::ENCRYPT.bits().trailing_zeros() as u8;
     Error::Unsupported { features: vec![FeatureBit { word: FeatureWord::Incompat, bit, name: Some("encrypt") }] }
-}
-
-/// Read a directory as far as it can be read.
-pub(super) fn list(volume: &Volume, owner: Owner<'_>) -> Listing {
-    let mut listing = Listing { entries: Vec::new(), parent: None, error: None };
-    let mut dots = 0u32;
-    let read = volume.for_each_entry(owner, &mut |e| {
-        if dirent::is_dot_or_dotdot(e.entry.name) {
-            dots += 1;
-            if e.entry.name == b".." && listing.parent.is_none() {
-                listing.parent = Some(e.entry.ino);
-            }
-        } else {
-            listing.entries.push((e.entry.name.to_vec(), e.entry.ino));
-        }
-        Ok(ControlFlow::Continue(()))
-    });
-    listing.error = read.err();
-    if dots > 2 && listing.error.is_none() {
-        let flaw = Flaw::Inconsistent { of: Structure::DirBlock, detail: "'.' or '..' is there twice" };
-        listing.error = Some(Error::corrupt(flaw, Place::inode(owner.ino)));
-    }
-    // Inodes, and mostly the data, lie in this order; it is the same in every run.
-    listing.entries.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
-    listing
 }

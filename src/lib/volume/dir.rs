@@ -4,6 +4,7 @@
 //! is sound and otherwise searches block by block, as the kernel does. Names are bytes; in a case-insensitive
 //! directory they compare folded.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use super::{MapEvent, Owner, Volume};
@@ -100,12 +101,11 @@ impl Volume {
         if owner.inode.flags().contains(InodeFlags::INLINE_DATA) {
             return self.inline_entries(owner, visit).map(|_| ());
         }
-        let format = self.dir_format(owner);
         let blocks = self.dir_blocks(owner)?;
         for e in self.dir_extents(owner, blocks)? {
             for n in 0..e.len {
                 let (lblk, block) = (e.lblk.saturating_add(n), e.pblk.saturating_add(n.into()));
-                if self.dir_block_entries(owner, format, lblk, block, visit)?.is_break() {
+                if self.dir_block_entries(owner, lblk, block, visit)?.is_break() {
                     return Ok(());
                 }
             }
@@ -153,24 +153,31 @@ impl Volume {
         Ok(all)
     }
 
-    /// Visit the used entries of one block. The checksum is that of an index node where the block looks like one.
-    fn dir_block_entries(
-        &self,
-        owner: Owner<'_>,
-        format: DirFormat,
-        lblk: Lblk,
-        block: Fsblk,
-        visit: &mut dyn FnMut(DirEntry<'_>) -> Result<ControlFlow<()>>,
-    ) -> Result<ControlFlow<()>> {
+    /// The bytes of one block of a directory, its checksum compared, and how its entries are to be read.
+    pub fn dir_block(&self, owner: Owner<'_>, lblk: Lblk, block: Fsblk) -> Result<(Cow<'_, [u8]>, DirFormat)> {
         let place = Place::inode(owner.ino).in_lblk(lblk).in_block(block);
         let bytes = self.block(block)?;
         let index = self.is_indexed(owner) && is_index_block(&bytes, lblk);
+        let format = self.dir_format(owner);
         // What looks like a tail in an index node is left over from when the block was a leaf.
         let format = DirFormat { tail: format.tail && !index, ..format };
         if let Some(seed) = self.verify_seed(owner.ino, owner.inode) {
             let checked = if index { htree::verify(&bytes, seed) } else { dirent::verify(&bytes, seed) };
             checked.map_err(|e| e.at(place))?;
         }
+        Ok((bytes, format))
+    }
+
+    /// Visit the used entries of one block.
+    fn dir_block_entries(
+        &self,
+        owner: Owner<'_>,
+        lblk: Lblk,
+        block: Fsblk,
+        visit: &mut dyn FnMut(DirEntry<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        let place = Place::inode(owner.ino).in_lblk(lblk).in_block(block);
+        let (bytes, format) = self.dir_block(owner, lblk, block)?;
         for entry in dirent::entries(&bytes, format) {
             let entry = entry.map_err(|e| e.at(place))?;
             if !entry.is_used() {
@@ -248,12 +255,11 @@ impl Volume {
         }
         let wanted = Wanted::new(name, self.folds_case(owner));
         if let Some(leaves) = self.index_search(owner, &wanted)? {
-            let format = self.dir_format(owner);
             let mut found = None;
             for lblk in leaves {
                 let Some((block, _)) = self.file_block(owner, lblk)? else { continue };
                 let mut visit = wanted.visitor(&mut found);
-                if self.dir_block_entries(owner, format, lblk, block, &mut visit)?.is_break() {
+                if self.dir_block_entries(owner, lblk, block, &mut visit)?.is_break() {
                     break;
                 }
             }
