@@ -101,11 +101,17 @@ impl Log {
         self.sb.log_end().saturating_add(1)
     }
 
-    /// Change the superblock and write it. It is not flushed.
-    pub fn update(&mut self, change: impl FnOnce(&mut JournalSuperblock)) -> Result<()> {
+    /// Change the superblock in memory only: it is written with the next [`Log::update`].
+    pub(super) fn stage(&mut self, change: impl FnOnce(&mut JournalSuperblock)) -> Result<()> {
         change(&mut self.sb);
         self.sb.update_checksum();
         self.format = self.sb.format()?;
+        Ok(())
+    }
+
+    /// Change the superblock and write it. It is not flushed.
+    pub fn update(&mut self, change: impl FnOnce(&mut JournalSuperblock)) -> Result<()> {
+        self.stage(change)?;
         self.area.device().write_at(self.area.superblock_at(), &self.sb.encode())
     }
 }

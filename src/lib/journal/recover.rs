@@ -112,6 +112,7 @@ pub fn replay_log(
     journal: Option<Arc<dyn BlockDevice>>,
     options: RecoverOptions,
 ) -> Result<Option<Replayed>> {
+    settle_superblock(device, journal.as_ref())?;
     let volume = open_as_is(Arc::clone(device))?;
     let before = volume.superblock().clone();
     if !before.features().incompat.contains(Incompat::RECOVER) {
@@ -247,6 +248,36 @@ fn keep_errors(before: &Superblock, sb: &mut Superblock) {
     sb.last_error_errcode = before.last_error_errcode;
 }
 
+/// A write of the superblock that was torn leaves a wrong checksum, because that is in another sector than most of what
+/// changes. Such a superblock is taken as good where all that depends on its lasting fields holds together: the first
+/// group descriptor, the journal inode and the journal's superblock, with the checksums that they have. It is stamped
+/// anew then, and recovery is due. Otherwise it is left as it is.
+fn settle_superblock(device: &Arc<dyn BlockDevice>, journal: Option<&Arc<dyn BlockDevice>>) -> Result<()> {
+    let mut bytes = [0; superblock::SIZE];
+    device.read_at(superblock::OFFSET, &mut bytes)?;
+    let of = Structure::Superblock;
+    if !matches!(Superblock::decode(&bytes), Err(Error::Corrupt { what: Flaw::Checksum { of: o, .. }, .. }) if o == of)
+    {
+        return Ok(());
+    }
+    let mut sb = Superblock::decode_unchecked(&bytes)?;
+    let mut features = sb.features();
+    features.incompat |= Incompat::RECOVER;
+    sb.set_features(features);
+    let stamped = sb.encode();
+    let trial: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(device)));
+    trial.write_at(superblock::OFFSET, &stamped)?;
+    let holds = open_as_is(trial).and_then(|volume| {
+        volume.check_group(crate::units::Group(0))?;
+        Log::open(&volume, journal.cloned())
+    });
+    if holds.is_ok() {
+        device.write_at(superblock::OFFSET, &stamped)?;
+        device.flush()?;
+    }
+    Ok(())
+}
+
 /// Clear `needs_recovery` in the primary superblock, bring its counts up to date, and apply `change`.
 fn rewrite_superblock(device: &Arc<dyn BlockDevice>, change: impl FnOnce(&mut Superblock)) -> Result<()> {
     let volume = open_as_is(Arc::clone(device))?;
@@ -296,8 +327,10 @@ pub fn open_recovered(
     recovery: RecoverOptions,
     options: &OpenOptions,
 ) -> Result<(Volume, Report)> {
-    let as_is = open_as_is(Arc::clone(&device))?;
-    if !as_is.superblock().features().incompat.contains(Incompat::RECOVER) {
+    let mut bytes = [0; superblock::SIZE];
+    device.read_at(superblock::OFFSET, &mut bytes)?;
+    let clean = |sb: Superblock| !sb.features().incompat.contains(Incompat::RECOVER);
+    if Superblock::decode(&bytes).is_ok_and(clean) {
         return Ok((Volume::open(device, options)?, Report::default()));
     }
     let over: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(device));

@@ -11,6 +11,7 @@ use super::scan::{Logged, Scan};
 use crate::device::BlockDevice;
 use crate::error::{Error, Flaw, Place, Result, Structure};
 use crate::format::jbd2::unescape;
+use crate::units::Fsblk;
 use crate::volume::Geometry;
 
 /// Most bytes that are written at once.
@@ -51,10 +52,10 @@ pub fn replay(log: &Log, scan: &Scan, geometry: &Geometry, device: &dyn BlockDev
     }
     // Stable: copies of one block stay in the order of the log.
     order.sort_by_key(|c| c.home);
-    let mut out = Out { device, geometry, start: 0, bytes: Vec::with_capacity(MAX_WRITE) };
+    let mut out = Out::new(device, geometry.block_size);
     for copies in order.chunk_by(|a, b| a.home == b.home) {
         if let Some(block) = last_good(log, copies, &mut done)? {
-            out.push(copies[0].home.0, &block)?;
+            out.push(copies[0].home, &block)?;
             done.blocks += 1;
         }
     }
@@ -98,16 +99,21 @@ impl Outcome {
 }
 
 /// Gathers neighbouring blocks into large writes.
-struct Out<'d> {
+pub(super) struct Out<'d> {
     device: &'d dyn BlockDevice,
-    geometry: &'d Geometry,
+    block_size: u32,
     start: u64,
     bytes: Vec<u8>,
 }
 
-impl Out<'_> {
-    fn push(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
-        let at = block * u64::from(self.geometry.block_size);
+impl<'d> Out<'d> {
+    pub(super) fn new(device: &'d dyn BlockDevice, block_size: u32) -> Self {
+        Self { device, block_size, start: 0, bytes: Vec::new() }
+    }
+
+    /// Add a block; blocks come in ascending order.
+    pub(super) fn push(&mut self, block: Fsblk, bytes: &[u8]) -> Result<()> {
+        let at = block.0 * u64::from(self.block_size);
         if at != self.start + self.bytes.len() as u64 || self.bytes.len() + bytes.len() > MAX_WRITE {
             self.write()?;
             self.start = at;
@@ -116,7 +122,8 @@ impl Out<'_> {
         Ok(())
     }
 
-    fn write(&mut self) -> Result<()> {
+    /// Write what was gathered.
+    pub(super) fn write(&mut self) -> Result<()> {
         if !self.bytes.is_empty() {
             self.device.write_at(self.start, &self.bytes)?;
             self.bytes.clear();

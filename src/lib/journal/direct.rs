@@ -1,0 +1,17 @@
+//! Transactions for images without a journal: the same interface, and no atomicity.
+//!
+//! A commit writes content first, flushes, then the metadata, and the superblock last. From the first commit to
+//! [`super::Journal::close`] the superblock says that the filesystem was not cleanly unmounted, so that a kill in between is
+//! noticed and checked for. Nothing is written before the first commit but content of files.
+
+use super::transact::{Journal, JournalOptions};
+use crate::error::Result;
+use crate::volume::Volume;
+
+/// Start writing to `volume` without a journal. [`Journal::is_atomic`] is false: tell the user that a kill is not covered.
+///
+/// # Errors
+/// [`crate::Error::ReadOnly`], reading failed.
+pub fn open(volume: &Volume, options: JournalOptions) -> Result<Journal> {
+    Journal::home(volume, options)
+}

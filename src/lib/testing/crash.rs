@@ -1,0 +1,239 @@
+//! Crash states, one after the other: everything that a device may hold after the power failed somewhere in a recorded
+//! [`WriteLog`], made on an overlay and handed to a check.
+//!
+//! For each stretch between two flushes (an epoch): every prefix of its writes, every subset of them where there are few,
+//! the last write of a prefix torn at every sector (of few), and sampled states: any subset, any write torn. What is
+//! sampled depends on the seed alone. States are counted by kind; how many are checked at once does not change which.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::device::replay::{CrashState, Event};
+use crate::device::{BlockDevice, MemoryDevice, OverlayDevice, WriteLog};
+use crate::env::SeededEntropy;
+use crate::error::Result;
+
+/// Which states to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// What sampling depends on.
+    pub seed: u64,
+    /// Sampled states for each epoch.
+    pub samples: u32,
+    /// Epochs of up to this many writes are taken in every subset.
+    pub all_subsets_up_to: u32,
+    /// Most torn tails of one write.
+    pub torn: usize,
+    /// Most prefixes of one epoch; beyond, they are thinned evenly (the first and last stay).
+    pub prefixes: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { seed: 1, samples: 24, all_subsets_up_to: 5, torn: 4, prefixes: 200 }
+    }
+}
+
+/// How many states were checked, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Stretches between flushes.
+    pub epochs: u64,
+    /// Prefixes of the log.
+    pub prefixes: u64,
+    /// Subsets of whole writes.
+    pub subsets: u64,
+    /// Prefixes whose last write was torn.
+    pub torn: u64,
+    /// Sampled states.
+    pub sampled: u64,
+}
+
+impl Counts {
+    /// All states.
+    pub const fn total(&self) -> u64 {
+        self.prefixes + self.subsets + self.torn + self.sampled
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, o: Self) {
+        self.epochs += o.epochs;
+        self.prefixes += o.prefixes;
+        self.subsets += o.subsets;
+        self.torn += o.torn;
+        self.sampled += o.sampled;
+    }
+}
+
+/// A state that did not pass the check.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The state; [`WriteLog::apply`] makes it again.
+    pub state: CrashState,
+    /// What the check said.
+    pub message: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut kept = String::new();
+        for k in &self.state.kept {
+            let torn = if k.parts.is_some() { "~" } else { "" };
+            let _ = write!(kept, " {}{torn}", k.event);
+        }
+        write!(f, "after {} events, of the unflushed ones kept{kept}: {}", self.state.end, self.message)
+    }
+}
+
+/// What came out: how many states were checked, and the first that failed.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// States checked.
+    pub counts: Counts,
+    /// States that failed.
+    pub failed: u64,
+    /// The first of them.
+    pub first_failure: Option<Failure>,
+}
+
+/// Check every state that `plan` makes of `log`, which was recorded over `base` (its bytes before the log). The check may
+/// write to the device it is given. `durable` tells it how many events of the log are flushed in that state: what was
+/// acknowledged by then must be there.
+///
+/// # Errors
+/// Those of the devices in memory. What checks say is in the [`Outcome`].
+pub fn enumerate(
+    base: &[u8],
+    log: &WriteLog,
+    plan: Plan,
+    check: impl Fn(&Arc<dyn BlockDevice>, &CrashState, usize) -> std::result::Result<(), String> + Sync,
+) -> Result<Outcome> {
+    let durable = Arc::new(MemoryDevice::from_bytes(base.to_vec()));
+    let mut out = Outcome::default();
+    let mut entropy = SeededEntropy::new(plan.seed);
+    let mut applied = 0;
+    for epoch in epochs(log) {
+        log.apply_range(applied..epoch.start, &*durable)?;
+        applied = epoch.start;
+        out.counts.epochs += 1;
+        let states = states(log, &epoch, plan, &mut entropy, &mut out.counts);
+        let failures: Vec<Failure> = states
+            .into_par_iter()
+            .filter_map(|state| {
+                let overlay: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(&durable)));
+                let made = log.apply_pending(&state, &*overlay).map_err(|e| e.to_string());
+                made.and_then(|()| check(&overlay, &state, epoch.start)).err().map(|message| Failure { state, message })
+            })
+            .collect();
+        out.failed += failures.len() as u64;
+        out.first_failure = out.first_failure.or(failures.into_iter().next());
+    }
+    Ok(out)
+}
+
+/// The stretches between flushes, the last one maybe not flushed. The flush itself is no part of them.
+fn epochs(log: &WriteLog) -> Vec<Range<usize>> {
+    let mut all = Vec::new();
+    let mut start = 0;
+    for (i, event) in log.events().iter().enumerate() {
+        if *event == Event::Flush {
+            all.push(start..i);
+            start = i + 1;
+        }
+    }
+    all.push(start..log.len());
+    all
+}
+
+fn states(
+    log: &WriteLog,
+    epoch: &Range<usize>,
+    plan: Plan,
+    entropy: &mut SeededEntropy,
+    counts: &mut Counts,
+) -> Vec<CrashState> {
+    let mut all = Vec::new();
+    let step = epoch.len().div_ceil(plan.prefixes.max(1)).max(1);
+    let ends = (epoch.start..epoch.end).step_by(step).chain([epoch.end]);
+    for end in ends {
+        all.push(log.prefix(end));
+        counts.prefixes += 1;
+        if end == epoch.start {
+            continue;
+        }
+        let torn: Vec<CrashState> = log.torn_tails(end).collect();
+        let thin = torn.len().div_ceil(plan.torn.max(1)).max(1);
+        let torn = torn.into_iter().step_by(thin).take(plan.torn);
+        let before = all.len();
+        all.extend(torn);
+        counts.torn += (all.len() - before) as u64;
+    }
+    if epoch.len() > 1 {
+        let most = 1u64.checked_shl(plan.all_subsets_up_to).unwrap_or(u64::MAX);
+        if let Some(subsets) = log.subsets(epoch.end, most) {
+            let before = all.len();
+            all.extend(subsets);
+            counts.subsets += (all.len() - before) as u64;
+        }
+    }
+    if !epoch.is_empty() {
+        all.extend((0..plan.samples).map(|_| log.sample(epoch.end, entropy)));
+        counts.sampled += u64::from(plan.samples);
+    }
+    all
+}
+
+/// The bytes of a device.
+///
+/// # Errors
+/// Reading failed.
+pub fn bytes_of(device: &dyn BlockDevice) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(device.len()).unwrap_or(0)];
+    device.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::RecordDevice;
+
+    /// A value in sector 0 that refers to sector 1 or 2, written with or without a barrier.
+    fn record(barrier: bool) -> WriteLog {
+        let d = RecordDevice::new(MemoryDevice::new(4096));
+        for n in 1..=6u8 {
+            let slot = 1 + u64::from(n % 2);
+            d.write_at(slot * 512, &[n; 512]).unwrap();
+            if barrier {
+                d.flush().unwrap();
+            }
+            d.write_at(0, &[slot as u8, n]).unwrap();
+            d.flush().unwrap();
+        }
+        d.log()
+    }
+
+    fn check(o: &dyn BlockDevice) -> std::result::Result<(), String> {
+        let bytes = bytes_of(o).unwrap();
+        let (slot, n) = (usize::from(bytes[0]), bytes[1]);
+        if n == 0 || bytes[slot * 512..][..512].iter().all(|b| *b == n) { Ok(()) } else { Err(format!("slot {slot}")) }
+    }
+
+    #[test]
+    fn a_barrier_holds_and_its_absence_shows() {
+        let plan = Plan::default();
+        let good = enumerate(&[0; 4096], &record(true), plan, |o, _, _| check(&**o)).unwrap();
+        assert_eq!(good.failed, 0, "{}", good.first_failure.unwrap());
+        assert_eq!((good.counts.epochs, good.counts.prefixes), (13, 25));
+        assert!(good.counts.total() > 300);
+        let bad = enumerate(&[0; 4096], &record(false), plan, |o, _, _| check(&**o)).unwrap();
+        assert!(bad.failed > 0);
+        let again = enumerate(&[0; 4096], &record(false), plan, |o, _, _| check(&**o)).unwrap();
+        assert_eq!((again.failed, again.counts), (bad.failed, bad.counts));
+        assert_eq!(again.first_failure.unwrap().state, bad.first_failure.unwrap().state);
+    }
+}
