@@ -201,3 +201,26 @@ fn paths_longer_than_path_max() {
     let tree = image_tree(&open(&s.image));
     assert_eq!(tree.get(path.as_bytes()).unwrap().content, b"deep\n");
 }
+
+#[test]
+fn values_too_large_for_a_block_get_inodes() {
+    let s = scratch();
+    for i in 0..40u8 {
+        let file = s.source.join(format!("file-{i}"));
+        fs::write(&file, [i]).unwrap();
+        // Every second value is the same.
+        let value = vec![if i % 2 == 0 { 7 } else { i }; 2000];
+        let set = rustix::fs::setxattr(&file, "user.large", &value, rustix::fs::XattrFlags::empty());
+        if set.is_err() {
+            eprintln!("skipped: no extended attributes here");
+            return;
+        }
+    }
+    build(&s.source, &s.image, &["-b", "1024", "-O", "ea_inode,quota", "--size", "16M"]);
+    judge("ea_inode", &s.source, &s.image);
+    let none = s.image.with_extension("2");
+    let out = e4mkfs(&["-q", "-b", "1024", "-d", s.source.to_str().unwrap(), none.to_str().unwrap(), "16M"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("file-0"), "{out:?}");
+    assert!(!none.exists());
+}

@@ -28,7 +28,7 @@ pub use options::{
 /// What the room above needs to fill a draft.
 pub(crate) mod fill {
     pub(crate) use super::map::{extent_root, indirect_root};
-    pub(crate) use super::system::dir_format;
+    pub(crate) use super::system::{dir_format, finish_inode};
     pub(crate) use super::usage::Usage;
     pub(crate) use super::write::Inodes;
 }

@@ -17,17 +17,17 @@ const KINDS: [QuotaKind; 3] = [QuotaKind::User, QuotaKind::Group, QuotaKind::Pro
 pub(crate) struct Usage([BTreeMap<u32, QuotaEntry>; 3]);
 
 impl Usage {
-    /// Count an inode of project 0 that takes so many bytes.
-    pub(crate) fn add(&mut self, uid: u32, gid: u32, bytes: u64) {
+    /// Count inodes of project 0 that take so many bytes together.
+    pub(crate) fn add(&mut self, uid: u32, gid: u32, inodes: u64, bytes: u64) {
         for (map, id) in self.0.iter_mut().zip([uid, gid, 0]) {
             let e = map.entry(id).or_default();
             e.space += bytes;
-            e.inodes += 1;
+            e.inodes += inodes;
         }
     }
 
     fn add_inode(&mut self, inode: &Inode, block_size: u32) {
-        self.add(inode.uid(), inode.gid(), inode.allocated_bytes(block_size));
+        self.add(inode.uid(), inode.gid(), 1, inode.allocated_bytes(block_size));
     }
 }
 
@@ -40,6 +40,7 @@ pub(crate) fn create_quota_files(d: &mut Draft, mut usage: Usage) -> Result<()> 
     let [_, _, project] = d.system.quota;
     for (ino, inode) in &d.inodes {
         let counted = *ino == Ino::ROOT.0 || *ino >= super::layout::FIRST_INO;
+        let counted = counted && !inode.flags().contains(InodeFlags::EA_INODE);
         if counted && *ino != project && *ino != d.system.orphan_file {
             usage.add_inode(inode, bs);
         }

@@ -42,7 +42,8 @@ impl Inodes for TreeInodes<'_> {
         for id in 0..self.tree.len() as NodeId {
             let Some(node) = self.tree.node(id) else { continue };
             let (uid, gid) = self.owner(id, node);
-            usage.add(uid, gid, self.sectors_of(id, self.map(id).1) * 512);
+            let inodes = 1 + self.xattrs.ea(id).1;
+            usage.add(uid, gid, inodes, self.sectors_of(id, self.map(id).1) * 512);
         }
     }
 
@@ -62,7 +63,7 @@ impl TreeInodes<'_> {
 
     /// 512-byte units in use.
     fn sectors_of(&self, id: NodeId, clusters: u64) -> u64 {
-        (clusters + u64::from(self.xattrs.block(id).is_some())) * self.sectors
+        (clusters + u64::from(self.xattrs.block(id).is_some()) + self.xattrs.ea(id).0) * self.sectors
     }
 
     fn inode(&self, id: NodeId) -> Inode {
