@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["volume"],
     &["journal"],
     &["alloc"],
-    &["file"],
+    &["file", "source"],
     &["namei"],
     &["batch", "extract"],
     &["script"],

@@ -9,6 +9,7 @@
 //! | [`device`] | block devices: file, memory map, memory, window, overlay, record, fault |
 //! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
 //! | [`mkfs`] | making a filesystem: options, layout, writer |
+//! | [`source`] | where files come from: a directory of the host, listed once, read by several threads |
 //! | [`populate`] | filling a new filesystem from a tree of files in one pass |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //! | [`journal`] | jbd2: recovery, transactions, commit, checkpoint |
@@ -37,6 +38,7 @@ pub mod mkfs;
 pub mod populate;
 pub mod progress;
 pub mod shell;
+pub mod source;
 #[doc(hidden)]
 pub mod testing;
 pub mod units;

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dirs::DirWriter;
 use super::plan::Plan;
-use super::source::{Reader, Source};
-use super::tree::{Data, Node, NodeId, Tree};
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::csum::Checksums;
 use crate::format::extent::Extent;
 use crate::progress::{Progress, Step, Unit};
+use crate::source::tree::{Data, Node, NodeId, Tree};
+use crate::source::{Reader, Source};
 use crate::units::{Fsblk, Lblk};
 
 /// Bytes of a thread's buffer, a multiple of every block size.

@@ -4,12 +4,12 @@
 //! written. Leaves are filled to the brim, in order of hash; entries of a linear directory are in order of name. An index
 //! has one to three levels; a directory too large for the levels that the features allow stays linear.
 
-use super::tree::{Entry, Node, NodeId, Tree};
 use crate::error::Result;
 use crate::format::dirent::{DirFormat, DirPacker, NewDirent, TAIL_SIZE, min_rec_len};
 use crate::format::dirhash::{DirHash, DirHasher};
 use crate::format::htree::{self, DxEntry, DxNode, HtreeFormat, RootInfo};
 use crate::format::inode::FileType;
+use crate::source::tree::{Entry, Node, NodeId, Tree};
 use crate::units::{Ino, Lblk};
 
 /// What all directories of a filesystem have in common.

@@ -1,12 +1,12 @@
 //! How large a filesystem must be for a tree.
 
 use super::dirs::DirRules;
-use super::tree::{Data, Tree};
 use crate::error::{Error, Result};
 use crate::format::dirent::min_rec_len;
 use crate::format::features::Compat;
 use crate::mkfs::fill::dir_format;
 use crate::mkfs::{Draft, Layout, Options, Size};
+use crate::source::tree::{Data, Tree};
 
 /// Share of room left over, in percent of what the tree takes.
 const HEADROOM: u64 = 5;

@@ -1,7 +1,6 @@
 //! The inodes of a tree, as bytes.
 
 use super::plan::Plan;
-use super::tree::{Data, Node, NodeId, Tree};
 use super::xattrs::XattrTable;
 use crate::env::Timestamp;
 use crate::error::Result;
@@ -10,6 +9,7 @@ use crate::format::extent::{Entries, Node as ExtentNode};
 use crate::format::inode::{BLOCK_LEN, Inode, InodeFlags, encode_time};
 use crate::format::{U16, U32};
 use crate::mkfs::fill::{Inodes, Usage};
+use crate::source::tree::{Data, Node, NodeId, Tree};
 use crate::units::Ino;
 
 /// Most links that are counted; a directory with more has 1.

@@ -9,20 +9,16 @@ mod dirs;
 mod fit;
 mod inodes;
 mod plan;
-mod source;
-mod tree;
-mod walk;
 mod xattrs;
 
+pub use crate::source::{Attributes, HostDir, Reader, Segment, Source, Tree};
 pub use fit::fit;
-pub use source::{Reader, Source};
-pub use tree::{Attributes, Segment, Tree};
-pub use walk::HostDir;
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::mkfs::{Draft, Layout};
 use crate::progress::Progress;
+use crate::source::tree;
 use copy::Copier;
 use inodes::TreeInodes;
 use plan::Plan;

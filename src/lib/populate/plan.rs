@@ -4,7 +4,6 @@
 //! together and is written in ascending order.
 
 use super::dirs::{DirPlan, DirRules};
-use super::tree::{Data, Node, NodeId, Segment, Tree};
 use crate::error::{Error, Result};
 use crate::format::dirhash::{DirHasher, HashVersion};
 use crate::format::extent::{Extent, MAX_WRITTEN_LEN};
@@ -12,6 +11,7 @@ use crate::format::features::{Compat, Incompat, RoCompat};
 use crate::format::inode::BLOCK_LEN;
 use crate::mkfs::Draft;
 use crate::mkfs::fill::{dir_format, extent_root, indirect_root};
+use crate::source::tree::{Data, Node, NodeId, Segment, Tree};
 use crate::units::{Fsblk, Ino, Lblk};
 
 /// No index.

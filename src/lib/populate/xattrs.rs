@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::copy::Xattrs;
 use super::plan::NONE;
-use super::tree::{NodeId, Tree};
 use crate::error::{Error, Result};
 use crate::format::acl::Acl;
 use crate::format::extent::Extent;
@@ -15,6 +14,7 @@ use crate::format::inode::{FileType, Inode, InodeFlags};
 use crate::format::xattr::{self, NewValue, NewXattr};
 use crate::mkfs::Draft;
 use crate::mkfs::fill::finish_inode;
+use crate::source::tree::{NodeId, Tree};
 use crate::units::{Fsblk, Ino};
 
 /// Most inodes that share a block.

@@ -14,8 +14,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use super::source::{Reader, Source};
 use super::tree::{Attributes, Data, Name, Node, NodeId, Segment, Tree};
+use super::{Reader, Source};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
 use crate::format::inode::FileType;

@@ -1,6 +1,11 @@
 //! Where files come from: a source lists a tree once, and then hands out contents to several threads at once.
 
-use super::tree::Tree;
+mod host;
+pub(crate) mod tree;
+
+pub use host::HostDir;
+pub use tree::{Attributes, Segment, Tree};
+
 use crate::error::Result;
 use crate::progress::Progress;
 
