@@ -32,13 +32,18 @@ impl From<Error> for CopyError {
     }
 }
 
-/// Open a file's content, refusing what no sound filesystem holds: more data than there are blocks.
+/// Open a file's content, refusing what no sound filesystem holds: a size that block numbers
+/// cannot reach, more data than there are blocks.
 pub(super) fn open<'v>(run: &Run<'v>, owner: Owner<'_>) -> Result<FileReader<'v>> {
     if owner.inode.flags().contains(InodeFlags::ENCRYPT) {
         return Err(walk::encrypted());
     }
     let reader = run.volume.reader(owner)?;
     let geo = run.volume.geometry();
+    if reader.size() > u64::from(geo.block_size) << 32 {
+        let flaw = Flaw::Field { of: Structure::Inode, field: "size", value: reader.size() };
+        return Err(Error::corrupt(flaw, Place::inode(owner.ino)));
+    }
     let mapped = reader.extents().iter().fold(0u64, |sum, e| sum.saturating_add(e.len.into()));
     if mapped > geo.blocks_count && !geo.features.ro_compat.contains(RoCompat::SHARED_BLOCKS) {
         let flaw = Flaw::Inconsistent { of: Structure::ExtentNode, detail: "more blocks than the filesystem has" };
