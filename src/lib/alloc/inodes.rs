@@ -59,7 +59,7 @@ impl Allocator {
         }
         let mut desc = vol.group(group)?;
         let block = desc.inode_bitmap();
-        let used = !vol.is_inode_uninit(&desc) && bitmap::test(&store.read(block)?, bit as usize);
+        let used = !vol.is_inode_uninit(&desc) && bitmap::test(&vol.inode_bitmap(group)?, bit as usize);
         let dirs = desc.used_dirs().checked_sub(directory.into());
         let (true, Some(dirs)) = (used, dirs) else {
             let detail = "an inode is freed that is not in use";

@@ -29,20 +29,24 @@ impl Allocator {
         if here == want {
             return Ok(Some(Run { group: first, at, len: want }));
         }
-        let order: Vec<Group> = (first.0..geo.groups).chain(0..first.0).map(Group).collect();
-        if let Some(run) = self.find_aligned(vol, &order, want)? {
+        if let Some(run) = self.find_aligned(vol, first, want)? {
             return Ok(Some(run));
         }
         if want.is_power_of_two() {
-            for group in self.with_free(vol, &order, want)? {
-                if let Some(at) = self.buddy(vol, group)?.find_order(want.ilog2()) {
+            for group in from(first, geo.groups) {
+                if self.may_have(vol, group, want)?
+                    && let Some(at) = self.buddy(vol, group)?.find_order(want.ilog2())
+                {
                     return Ok(Some(Run { group, at, len: want }));
                 }
             }
         }
         // Groups whose free space is in pieces long enough on average, then all.
         for thorough in [false, true] {
-            for group in self.with_free(vol, &order, want)? {
+            for group in from(first, geo.groups) {
+                if !self.may_have(vol, group, want)? {
+                    continue;
+                }
                 let buddy = self.buddy(vol, group)?;
                 if !thorough && buddy.average() < want {
                     continue;
@@ -55,33 +59,30 @@ impl Allocator {
         if here >= min.max(want / 2) {
             return Ok(Some(Run { group: first, at, len: here }));
         }
-        self.longest(vol, &order, want, min)
+        self.longest(vol, first, want, min)
     }
 
-    /// The groups that have `least` clusters free, as far as is known without reading their bitmaps.
-    fn with_free(&self, vol: &Volume, order: &[Group], least: u32) -> Result<Vec<Group>> {
-        let mut good = Vec::with_capacity(order.len());
-        for group in order {
-            let free = match self.groups.get(group) {
-                Some(buddy) => buddy.free(),
-                None => vol.group(*group)?.free_clusters(),
-            };
-            if free >= least {
-                good.push(*group);
-            }
-        }
-        Ok(good)
+    /// Whether a group has `least` clusters free, as far as is known without reading its bitmap.
+    fn may_have(&self, vol: &Volume, group: Group, least: u32) -> Result<bool> {
+        let free = match self.groups.get(&group) {
+            Some(buddy) => buddy.free(),
+            None => vol.group(group)?.free_clusters(),
+        };
+        Ok(free >= least)
     }
 
     /// A run that starts at a multiple of the RAID stripe, for requests of whole stripes.
     #[doc(alias = "ext4_mb_scan_aligned")]
-    fn find_aligned(&mut self, vol: &Volume, order: &[Group], want: u32) -> Result<Option<Run>> {
+    fn find_aligned(&mut self, vol: &Volume, first: Group, want: u32) -> Result<Option<Run>> {
         let geo = vol.geometry();
         let stripe = self.stripe >> geo.cluster_bits;
         if stripe <= 1 || !want.is_multiple_of(stripe) {
             return Ok(None);
         }
-        for group in self.with_free(vol, order, want)? {
+        for group in from(first, geo.groups) {
+            if !self.may_have(vol, group, want)? {
+                continue;
+            }
             let base = geo.group_start(group).0 >> geo.cluster_bits;
             let buddy = self.buddy(vol, group)?;
             let hit = buddy.runs().find_map(|r| {
@@ -97,9 +98,12 @@ impl Allocator {
     }
 
     /// The longest run, of at least `min`.
-    fn longest(&mut self, vol: &Volume, order: &[Group], want: u32, min: u32) -> Result<Option<Run>> {
+    fn longest(&mut self, vol: &Volume, first: Group, want: u32, min: u32) -> Result<Option<Run>> {
         let mut best: Option<Run> = None;
-        for group in self.with_free(vol, order, min)? {
+        for group in from(first, vol.geometry().groups) {
+            if !self.may_have(vol, group, min)? {
+                continue;
+            }
             let known = best.map_or(min.saturating_sub(1), |b| b.len);
             let buddy = self.buddy(vol, group)?;
             if buddy.free() <= known {
@@ -114,6 +118,11 @@ impl Allocator {
         }
         Ok(best)
     }
+}
+
+/// All groups, from `first` on and around the end.
+fn from(first: Group, groups: u32) -> impl Iterator<Item = Group> {
+    (first.0..groups).chain(0..first.0).map(Group)
 }
 
 /// The start of the shortest run that holds `want`.

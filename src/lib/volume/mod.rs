@@ -9,6 +9,7 @@
 
 mod bitmaps;
 mod block_map;
+pub mod credits;
 mod dir;
 mod dir_edit;
 mod dir_index;

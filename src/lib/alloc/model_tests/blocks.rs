@@ -3,28 +3,45 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rig::{Dice, IMAGES, Rig};
-use crate::format::inode::{FileType, Inode, InodeFlags};
+use crate::env::Timestamp;
+use crate::format::inode::{FileType, InodeFlags};
 use crate::units::{Ino, Lblk};
-use crate::volume::store::InodeRequest;
-use crate::volume::{Edit, MapKind, Mapping, OpenInode, Wanted};
+use crate::volume::{Edit, MapKind, Mapping, NewInode, OpenInode, Wanted};
+
+const WHEN: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 type Model = BTreeMap<u32, (u64, bool)>;
 
-/// A file without a name: e2fsck calls it unattached, so the tests name files in the root directory by hand.
-fn new_file(edit: &mut Edit<'_>, extents: bool) -> OpenInode {
-    let request = InodeRequest { parent: Ino::ROOT, directory: false, spread: false, name_hash: 0 };
-    let ino = edit.alloc.allocate_inode(edit.vol, edit.store, request).unwrap();
-    let mut inode = Inode::empty(edit.vol.geometry().inode_size);
-    inode.update(|c| {
-        c.mode.set(FileType::Regular.mode_bits() | 0o644);
-        c.links_count.set(1);
-    });
-    let mut o = OpenInode { ino, inode };
-    if extents {
-        edit.init_extents(&mut o);
-    }
+/// A file in the root directory.
+fn new_file(edit: &mut Edit<'_>, name: &str) -> OpenInode {
+    let mut root = edit.open(Ino::ROOT).unwrap();
+    let new = NewInode {
+        kind: FileType::Regular,
+        permissions: 0o644,
+        uid: 0,
+        gid: 0,
+        when: WHEN,
+        generation: 3,
+        name: name.as_bytes(),
+    };
+    let mut o = edit.new_inode(&root, &new).unwrap();
+    edit.add_entry(&mut root, name.as_bytes(), o.ino, FileType::Regular).unwrap();
+    edit.put(&mut root).unwrap();
     edit.put(&mut o).unwrap();
     o
+}
+
+/// Let the size cover all that is mapped: e2fsck does not like blocks behind it.
+fn cover(edit: &mut Edit<'_>, o: &mut OpenInode, model: &Model) {
+    let blocks = model.keys().next_back().map_or(0, |l| u64::from(*l) + 1);
+    o.inode.set_size(blocks * edit.block_size() as u64);
+    edit.put(o).unwrap();
+}
+
+fn delete(edit: &mut Edit<'_>, o: &mut OpenInode, name: &str) {
+    let mut root = edit.open(Ino::ROOT).unwrap();
+    assert_eq!(edit.remove_entry(&mut root, name.as_bytes()).unwrap(), Some(o.ino));
+    edit.delete_inode(o, WHEN).unwrap();
 }
 
 fn check_map(edit: &Edit<'_>, o: &OpenInode, model: &Model) {
@@ -45,17 +62,21 @@ fn churn(options: &str, files: usize, rounds: u32, span: u32, seed: u64) {
     let mut dice = Dice::new(seed);
     let mut edit = rig.fs.edit(&mut rig.store);
     let free_before = edit.vol.geometry().all_groups().map(|g| edit.vol.group(g).unwrap().free_clusters()).sum::<u32>();
-    let mut all: Vec<(OpenInode, Model)> = (0..files).map(|_| (new_file(&mut edit, extents), Model::new())).collect();
+    let mut all: Vec<(OpenInode, Model)> =
+        (0..files).map(|i| (new_file(&mut edit, &format!("f{i}")), Model::new())).collect();
     for round in 0..rounds {
         let (o, model) = &mut all[dice.below(files as u32) as usize];
         let at = dice.below(span);
         let longest = if dice.below(4) == 0 { 200 } else { 6 };
         let len = 1 + dice.below(longest);
+        let mut credits = u32::MAX;
         match dice.below(10) {
             0..6 => {
                 let unwritten = extents && dice.below(3) == 0;
                 let wanted = Wanted { lblk: Lblk(at), len, unwritten, ahead: dice.below(2) * 8 };
-                let got = match edit.allocate_range(o, wanted) {
+                credits = edit.map_credits(o, 1, len).unwrap();
+                let got = edit.allocate_range(o, wanted);
+                let got = match got {
                     Ok(got) => got,
                     Err(crate::Error::NoSpace { .. }) => continue,
                     Err(e) => panic!("{e}"),
@@ -69,6 +90,7 @@ fn churn(options: &str, files: usize, rounds: u32, span: u32, seed: u64) {
             }
             6..8 => {
                 let end = if dice.below(8) == 0 { 1 << 32 } else { u64::from(at + len) };
+                credits = edit.remove_credits(o, Lblk(at), end).unwrap();
                 let n = edit.remove_blocks(o, Lblk(at), end).unwrap();
                 let gone: Vec<u32> = model.range(at..).map(|(k, _)| *k).take_while(|k| u64::from(*k) < end).collect();
                 assert_eq!(n, gone.len() as u64);
@@ -85,18 +107,27 @@ fn churn(options: &str, files: usize, rounds: u32, span: u32, seed: u64) {
         }
         edit.put(o).unwrap();
         check_map(&edit, o, model);
+        let dirty = rig.store.take_dirty();
+        assert!(dirty <= credits as usize, "{dirty} blocks, {credits} credits");
+        edit = rig.fs.edit(&mut rig.store);
         if round % 50 == 0 {
+            for (o, model) in &mut all {
+                cover(&mut edit, o, model);
+            }
             let used: Vec<u64> = all.iter().flat_map(|(_, m)| m.values().map(|v| v.0)).collect();
             assert_eq!(used.len(), used.iter().collect::<BTreeSet<_>>().len(), "a block has two owners");
             rig.fs.committed();
+            if round % 200 == 0 {
+                rig.commit_and_check();
+            }
             edit = rig.fs.edit(&mut rig.store);
         }
     }
     let deepest = all.iter().map(|(o, _)| if extents { edit.extent_depth(o).unwrap() } else { 0 }).max();
     eprintln!("{options}: deepest {deepest:?}");
     // All gone again: the same space is free.
-    for (o, _) in &mut all {
-        edit.delete_inode(o, crate::env::Timestamp::from_secs(1000)).unwrap();
+    for (i, (o, _)) in all.iter_mut().enumerate() {
+        delete(&mut edit, o, &format!("f{i}"));
     }
     let free_after = edit.vol.geometry().all_groups().map(|g| edit.vol.group(g).unwrap().free_clusters()).sum::<u32>();
     assert_eq!(free_before, free_after);
@@ -115,7 +146,7 @@ fn deep_trees_equal_a_model() {
     // Every other block of a file with 1 KiB blocks: 84 extents a leaf.
     let Some(mut rig) = Rig::new("-t ext4 -b 1024 -N 1024 -O ^has_journal", "96M") else { return };
     let mut edit = rig.fs.edit(&mut rig.store);
-    let mut o = new_file(&mut edit, true);
+    let mut o = new_file(&mut edit, "file");
     let mut model = Model::new();
     let mut dice = Dice::new(5);
     let mut order: Vec<u32> = (0..30_000).map(|n| n * 2).collect();
@@ -127,8 +158,11 @@ fn deep_trees_equal_a_model() {
         let got = edit.allocate_range(&mut o, wanted).unwrap();
         model.insert(at, (got.pblk.0, got.unwritten));
     }
-    edit.put(&mut o).unwrap();
+    cover(&mut edit, &mut o, &model);
     check_map(&edit, &o, &model);
+    rig.commit_and_check();
+    rig.mounted(|at| assert_eq!(std::fs::read(at.join("file")).unwrap().len(), 59_999 * 1024));
+    let mut edit = rig.fs.edit(&mut rig.store);
     assert!(edit.extent_depth(&o).unwrap() >= 3, "depth {}", edit.extent_depth(&o).unwrap());
     for _ in 0..400 {
         let (at, len) = (dice.below(60_000), 1 + dice.below(300));
@@ -140,14 +174,16 @@ fn deep_trees_equal_a_model() {
             model.range_mut(at..at + len).for_each(|(_, v)| v.1 = at % 2 == 0);
         }
     }
-    edit.put(&mut o).unwrap();
+    cover(&mut edit, &mut o, &model);
     check_map(&edit, &o, &model);
+    rig.commit_and_check();
+    let mut edit = rig.fs.edit(&mut rig.store);
     edit.truncate_blocks(&mut o, Lblk(1000)).unwrap();
     model.retain(|k, _| *k < 1000);
     check_map(&edit, &o, &model);
     edit.truncate_blocks(&mut o, Lblk(0)).unwrap();
     assert_eq!((edit.extent_depth(&o).unwrap(), o.inode.blocks_raw()), (0, 0));
-    edit.delete_inode(&mut o, crate::env::Timestamp::from_secs(1000)).unwrap();
+    delete(&mut edit, &mut o, "file");
     rig.commit_and_check();
 }
 
@@ -155,7 +191,7 @@ fn deep_trees_equal_a_model() {
 fn freed_blocks_wait_for_the_commit() {
     let Some(mut rig) = Rig::new("-t ext4 -b 4096 -O ^has_journal", "8M") else { return };
     let mut edit = rig.fs.edit(&mut rig.store);
-    let mut o = new_file(&mut edit, true);
+    let mut o = new_file(&mut edit, "file");
     let first = edit.allocate_range(&mut o, Wanted { lblk: Lblk(0), len: 10, unwritten: false, ahead: 0 }).unwrap();
     edit.truncate_blocks(&mut o, Lblk(0)).unwrap();
     let second = edit.allocate_range(&mut o, Wanted { lblk: Lblk(0), len: 10, unwritten: false, ahead: 0 }).unwrap();

@@ -62,8 +62,10 @@ impl Names {
     }
 
     fn add(&mut self, name: Vec<u8>, file: usize) {
+        self.rig.store.take_dirty();
         let mut edit = self.rig.fs.edit(&mut self.rig.store);
         let ino = self.files[file].ino;
+        let credits = edit.add_entry_credits(&self.dir).unwrap();
         let added = edit.add_entry(&mut self.dir, &name, ino, FileType::Regular);
         match (self.model.get(&name), added) {
             (Some(_), Err(crate::Error::Exists { .. })) => {}
@@ -73,6 +75,8 @@ impl Names {
             }
             (old, new) => panic!("{old:?} {new:?}"),
         }
+        let dirty = self.rig.store.take_dirty();
+        assert!(dirty < credits as usize, "{dirty} blocks, {credits} credits");
     }
 
     fn remove(&mut self, name: &[u8]) {
@@ -120,6 +124,22 @@ impl Names {
         assert_eq!(edit.is_empty_dir(&dir).unwrap(), want.is_empty());
         self.rig.commit_and_check();
     }
+
+    /// The kernel sees the same names.
+    fn check_mounted(&self) {
+        self.rig.mounted(|at| {
+            use std::os::unix::ffi::OsStringExt;
+            let dir = at.join("directory");
+            let names = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_vec());
+            let names: BTreeSet<Vec<u8>> = names.collect();
+            assert!(names.iter().eq(self.model.keys()), "{} names, {} expected", names.len(), self.model.len());
+            for (i, name) in names.into_iter().enumerate() {
+                if i % 31 == 0 {
+                    std::fs::symlink_metadata(dir.join(std::ffi::OsString::from_vec(name))).unwrap();
+                }
+            }
+        });
+    }
 }
 
 #[test]
@@ -151,6 +171,7 @@ fn directories_equal_a_model() {
             }
         }
         t.check();
+        t.check_mounted();
         for n in t.model.keys().cloned().collect::<Vec<_>>() {
             t.remove(&n);
         }
@@ -175,6 +196,7 @@ fn a_hundred_thousand_names_in_1k_blocks() {
         t.add(format!("again {i}").into_bytes(), 0);
     }
     t.check();
+    t.check_mounted();
 }
 
 #[test]
@@ -186,6 +208,7 @@ fn large_dir_gets_a_third_level() {
     t.check();
     let root = t.rig.fs.volume.file_block(t.dir.owner(), crate::units::Lblk(0)).unwrap().unwrap().1[30];
     assert_eq!(root, 2, "indirect levels");
+    t.check_mounted();
 }
 
 #[test]

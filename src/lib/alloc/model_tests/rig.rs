@@ -22,7 +22,6 @@ pub(super) struct DirectStore {
 
 impl DirectStore {
     /// How many metadata blocks were written since the last call.
-    #[expect(dead_code, reason = "credits are compared when the plans give them")]
     pub(super) fn take_dirty(&mut self) -> usize {
         std::mem::take(&mut self.dirty).len()
     }
@@ -113,6 +112,31 @@ impl Rig {
             let _ = std::fs::copy(&path, &kept);
             let text = String::from_utf8_lossy(&out.stdout).into_owned();
             panic!("e2fsck -fn ({}), image kept as {}:\n{text}", self.name, kept.display());
+        }
+    }
+}
+
+impl Rig {
+    /// Mount a copy on the kernel, read-only, and look at it; skips loudly where that is not possible.
+    pub(super) fn mounted(&self, look: impl FnOnce(&std::path::Path)) {
+        let (Some(mount), Some(umount)) = (tool("mount"), tool("umount")) else { return };
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: mounting needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (path, at) = (dir.path().join("image"), dir.path().join("mnt"));
+        std::fs::write(&path, self.store.dev.to_bytes()).unwrap();
+        std::fs::create_dir(&at).unwrap();
+        let out = Command::new(mount).args(["-t", "ext4", "-o", "loop,ro"]).args([&path, &at]).output().unwrap();
+        if !out.status.success() {
+            eprintln!("skipped: no mount of {}: {}", self.name, String::from_utf8_lossy(&out.stderr).trim());
+            return;
+        }
+        let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&at)));
+        assert!(Command::new(umount).arg(&at).status().unwrap().success());
+        if let Err(e) = looked {
+            std::panic::resume_unwind(e);
         }
     }
 }
