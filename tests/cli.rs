@@ -90,9 +90,11 @@ fn what_is_no_filesystem_is_told_so() {
             continue;
         }
         let out = b.run(&args);
-        assert_eq!(out.status.code(), Some(b.damaged), "{}: {}", b.name, text(&out.stderr));
-        assert!(text(&out.stderr).starts_with(&format!("{}: ", b.name)), "{}", text(&out.stderr));
-        assert!(!text(&out.stderr).contains("panicked"), "{}", text(&out.stderr));
+        let told = text(&out.stdout) + &text(&out.stderr);
+        let code = out.status.code().unwrap();
+        // fsck's codes are bits; another may say that what was found is not repaired.
+        assert!(code == b.damaged || b.name == "e4fsck" && code & b.damaged != 0, "{}: {code}: {told}", b.name);
+        assert!(told.contains("superblock") && !told.contains("panicked"), "{}: {told}", b.name);
         let missing = missing.to_str().unwrap();
         let root = format!("{missing}:/");
         let out = b.run(&b.reading(missing, &root));

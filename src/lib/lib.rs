@@ -8,14 +8,15 @@
 //! | [`units`], [`error`], [`mod@env`], [`progress`] | number spaces, the error, clock and entropy services, progress and cancellation |
 //! | [`device`] | block devices: file, memory map, memory, window, overlay, record, fault |
 //! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
-//! | [`mkfs`] | making a filesystem: options, layout, writer |
-//! | [`source`] | where files come from: a directory of the host, listed once, read by several threads |
-//! | [`populate`] | filling a new filesystem from a tree of files in one pass |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //! | [`journal`] | jbd2: recovery, transactions, commit, checkpoint |
-//! | [`check`] | checking: the table of problems, the passes, findings as text and JSON |
-//! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
 //! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
+//! | [`mod@file`] | the write path: extent-status tree and reservations of delayed allocation so far |
+//! | [`source`] | where files come from: a directory of the host, listed once, read by several threads |
+//! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
+//! | [`check`] | checking: the table of problems, the passes, findings as text and JSON |
+//! | [`mkfs`] | making a filesystem: options, layout, writer |
+//! | [`populate`] | filling a new filesystem from a tree of files in one pass |
 //! | [`inspect`] | typed views of everything, rendered as text or JSON from one model |
 //! | [`shell`] | the shell: lexer, command table, session, one file per command family |
 //! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |

@@ -89,7 +89,7 @@ pub const fn hint(e: &Error) -> Option<&'static str> {
     Some(match e {
         Error::Corrupt { .. } => "`e4fsck -n IMAGE` lists all that is wrong",
         Error::NotExt4 { .. } => "a filesystem that begins inside the image is named IMAGE@OFFSET",
-        Error::NeedsRecovery => "`e4fsck -p IMAGE` replays the journal",
+        Error::NeedsRecovery => "e4sh and e4es show what is there without the journal",
         Error::Busy { .. } => "close the program that uses it, or unmount it",
         Error::DeviceTooSmall { .. } => "the image may be an incomplete copy",
         Error::Poisoned => "run `e4fsck IMAGE` before it is used again",

@@ -84,7 +84,7 @@ impl Edit<'_> {
     /// `wanted.lblk` is returned as it is. The inode is changed in memory.
     ///
     /// # Errors
-    /// [`Error::NoSpace`]; nothing is mapped then.
+    /// [`crate::Error::NoSpace`]; nothing is mapped then.
     #[doc(alias = "ext4_map_blocks")]
     pub fn allocate_range(&mut self, o: &mut OpenInode, wanted: Wanted) -> Result<Extent> {
         let lblk = wanted.lblk;
