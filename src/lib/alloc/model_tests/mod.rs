@@ -3,4 +3,5 @@
 
 mod blocks;
 mod names;
+mod placement;
 mod rig;

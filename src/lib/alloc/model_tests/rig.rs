@@ -21,6 +21,11 @@ pub(super) struct DirectStore {
 }
 
 impl DirectStore {
+    /// The same kind of store over another device.
+    pub(super) fn over(&self, dev: Arc<MemoryDevice>) -> Self {
+        Self { dev, block_size: self.block_size, dirty: BTreeSet::new() }
+    }
+
     /// How many metadata blocks were written since the last call.
     pub(super) fn take_dirty(&mut self) -> usize {
         std::mem::take(&mut self.dirty).len()
@@ -77,21 +82,32 @@ fn tool(name: &str) -> Option<std::path::PathBuf> {
 impl Rig {
     /// An image of `size` (as mke2fs takes it) made with `options`; `None`, loudly, where there is no mke2fs.
     pub(super) fn new(options: &str, size: &str) -> Option<Self> {
+        Self::make(options, Some(size), &[])
+    }
+
+    /// An image made over `len` bytes that are not zeros.
+    pub(super) fn over_garbage(options: &str, len: usize) -> Option<Self> {
+        Self::make(options, None, &vec![0xb7; len])
+    }
+
+    fn make(options: &str, size: Option<&str>, before: &[u8]) -> Option<Self> {
         let mke2fs = tool("mke2fs")?;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
-        let out = Command::new(mke2fs)
-            .args(["-q", "-F"])
-            .args(options.split_whitespace())
-            .arg(&path)
-            .arg(size)
-            .output()
-            .unwrap();
+        std::fs::write(&path, before).unwrap();
+        let mut command = Command::new(mke2fs);
+        command.args(["-q", "-F"]).args(options.split_whitespace()).arg(&path).args(size);
+        let out = command.output().unwrap();
         assert!(out.status.success(), "mke2fs {options}: {}", String::from_utf8_lossy(&out.stderr));
-        let dev = Arc::new(MemoryDevice::from_bytes(std::fs::read(&path).unwrap()));
+        let rig = Self::from_bytes(std::fs::read(&path).unwrap());
+        Some(Self { name: options.to_owned(), ..rig })
+    }
+
+    pub(super) fn from_bytes(bytes: Vec<u8>) -> Self {
+        let dev = Arc::new(MemoryDevice::from_bytes(bytes));
         let fs = Filesystem::open(dev.clone(), &OpenOptions::default()).unwrap();
         let block_size = fs.volume.geometry().block_size as usize;
-        Some(Self { fs, store: DirectStore { dev, block_size, dirty: BTreeSet::new() }, name: options.to_owned() })
+        Self { fs, store: DirectStore { dev, block_size, dirty: BTreeSet::new() }, name: String::new() }
     }
 
     /// The end of a transaction, and `e2fsck -fn` on what it left.
