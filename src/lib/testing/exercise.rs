@@ -7,9 +7,15 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::device::BlockDevice;
+use crate::check::{self, CheckOptions, Collect, Journal};
+use crate::device::{BlockDevice, OverlayDevice};
+use crate::env::Timestamp;
 use crate::error::Result;
+use crate::extract::{Extractor, Options, SilentObserver, Source};
 use crate::format::inode::FileType;
+use crate::inspect::{self, Format};
+use crate::journal;
+use crate::progress::Silent;
 use crate::units::{Fsblk, Ino, Lblk};
 use crate::volume::{DirtyJournal, LastLink, OpenOptions, Owner, Volume};
 
@@ -58,9 +64,56 @@ pub fn read_everything(device: &Arc<dyn BlockDevice>) -> Tally {
         };
         if let Some(volume) = tally.count(Volume::open(Arc::clone(device), &options)) {
             read_volume(&volume, &mut tally);
+            copy_out(&volume, &mut tally);
+            if !verify {
+                show(&volume, &mut tally);
+            }
         }
     }
+    check_it(device, &mut tally);
+    let over: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(device)));
+    tally.count(journal::recover(&over, None, journal::RecoverOptions::default()));
     tally
+}
+
+/// The checker, every pass, on one thread.
+fn check_it(device: &Arc<dyn BlockDevice>, tally: &mut Tally) {
+    let options = CheckOptions {
+        superblock: None,
+        block_size: None,
+        force: true,
+        now: Timestamp::from_secs(1_700_000_000),
+        jobs: 1,
+        journal: Journal::default(),
+        journal_device: None,
+    };
+    let mut found = Collect::default();
+    tally.count(check::check(device, &options, &mut found, &Silent));
+}
+
+/// Listing, tar stream, and reading all that a copy would read.
+fn copy_out(volume: &Volume, tally: &mut Tally) {
+    let options = Options::default();
+    let extractor = Extractor { volume, options, observer: &SilentObserver, progress: &Silent };
+    let Some(root) = tally.count(Source::find(volume, b"/", LastLink::Keep)) else { return };
+    let sources = [root];
+    tally.count(extractor.list(&sources, &mut |_| Ok(())));
+    tally.count(extractor.discard(&sources));
+}
+
+/// The views of the shell.
+fn show(volume: &Volume, tally: &mut Tally) {
+    let mut sink = std::io::sink();
+    let groups = tally.count(inspect::GroupsView::new(volume, true));
+    if let Some(view) = groups {
+        tally.answers += u64::from(inspect::show(&view, Format::Json, &mut sink).is_ok());
+    }
+    tally.count(inspect::FreeSpaceView::new(volume, None));
+    for n in (1..=volume.geometry().inodes_count.min(MAX_INODES)).step_by(3) {
+        if let Some(view) = tally.count(inspect::InodeView::new(volume, Ino(n))) {
+            tally.answers += u64::from(inspect::show(&view, Format::Text { width: Some(80) }, &mut sink).is_ok());
+        }
+    }
 }
 
 fn read_volume(volume: &Volume, tally: &mut Tally) {
