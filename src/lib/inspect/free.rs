@@ -167,13 +167,14 @@ impl FreeSpaceView {
     }
 }
 
-/// A size in the largest unit that divides it.
-fn size(bytes: u64) -> String {
-    let units = [("G", 30), ("M", 20), ("K", 10)];
-    units
-        .iter()
-        .find(|(_, shift)| bytes >= 1 << shift && bytes.trailing_zeros() >= *shift)
-        .map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
+/// The bounds of a size class in the unit of the lower one.
+fn bounds(class: &SizeClass) -> String {
+    let (unit, shift) = match class.from {
+        0x4000_0000.. => ("G", 30),
+        0x10_0000.. => ("M", 20),
+        _ => ("K", 10),
+    };
+    format!("{}{unit}...{}{unit}-", class.from >> shift, class.below >> shift)
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
@@ -190,7 +191,8 @@ impl View for FreeSpaceView {
         let share = percent(self.free_blocks, self.total_blocks);
         page.pair("Free blocks", format_args!("{} ({share:.1}%)", self.free_blocks))?;
         if let Some(c) = self.chunks {
-            page.pair("Chunksize", format_args!("{} bytes", c.size))?;
+            let blocks = c.size / u64::from(self.block_size.max(1));
+            page.pair("Chunksize", format_args!("{} bytes ({blocks} blocks)", c.size))?;
             page.pair("Total chunks", c.total)?;
             page.pair("Free chunks", format_args!("{} ({:.1}%)", c.free, percent(c.free, c.total)))?;
         }
@@ -210,7 +212,7 @@ impl View for FreeSpaceView {
         for class in &self.histogram {
             let share = percent(class.blocks, self.free_blocks);
             columns.row([
-                format!("{}...{}-", size(class.from), size(class.below)),
+                bounds(class),
                 class.extents.to_string(),
                 class.blocks.to_string(),
                 format!("{share:.2}%"),

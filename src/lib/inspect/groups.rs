@@ -54,6 +54,8 @@ pub struct GroupView {
     pub superblock: Option<u64>,
     /// Blocks of group descriptors.
     pub group_descriptors: Option<Range>,
+    /// The descriptors are those of a meta block group.
+    pub meta_bg: bool,
     /// Reserved blocks of group descriptors.
     pub reserved_gdt: Option<Range>,
     /// Block bitmap.
@@ -158,8 +160,9 @@ impl GroupView {
             flags: flag_names(desc.bg_flags()),
             checksum: has_csum.then_some(desc.checksum.get()),
             checksum_computed: desc.computed_checksum(geo.checksums, group, geo.desc_size, raw),
-            superblock: geo.has_super(group).then_some(start.0),
+            superblock: geo.super_block(group).map(|b| b.0),
             group_descriptors: gdt,
+            meta_bg: in_meta_bg(volume, group),
             reserved_gdt: reserved,
             block_bitmap: desc.block_bitmap(),
             block_bitmap_checksum: bitmap_csum(desc.block_bitmap_csum()),
@@ -177,15 +180,19 @@ impl GroupView {
     }
 }
 
+/// Whether a group's descriptor is kept in its meta block group.
+fn in_meta_bg(volume: &Volume, group: Group) -> bool {
+    let geo = volume.geometry();
+    geo.features.incompat.contains(Incompat::META_BG) && geo.meta_group_of(group) >= geo.first_meta_bg
+}
+
 /// Blocks of descriptors in a group, and those reserved for more.
 fn descriptor_blocks(volume: &Volume, group: Group) -> (Option<Range>, Option<Range>) {
     let geo = volume.geometry();
     let here = geo.gdt_blocks_in_group(group);
-    let first = geo.group_start(group).saturating_add(u64::from(geo.has_super(group)));
+    let first = geo.super_block(group).map_or_else(|| geo.group_start(group), |b| b.saturating_add(1));
     let gdt = Range::of_len(first, here);
-    let meta = geo.features.incompat.contains(Incompat::META_BG);
-    let old_style = !meta || group.0 / geo.desc_per_block.max(1) < geo.first_meta_bg;
-    let reserved = if geo.has_super(group) && old_style { geo.reserved_gdt_blocks } else { 0 };
+    let reserved = if geo.has_super(group) && !in_meta_bg(volume, group) { geo.reserved_gdt_blocks } else { 0 };
     (gdt, Range::of_len(first.saturating_add(here.into()), reserved))
 }
 
@@ -250,12 +257,16 @@ impl GroupsView {
         {
             write!(page, " (EXPECTED {right:#06x})")?;
         }
-        if !g.flags.is_empty() {
+        // Without checksums the flags mean nothing.
+        if !g.flags.is_empty() && g.checksum.is_some() {
             write!(page, " [{}]", g.flags.join(", "))?;
         }
         writeln!(page)?;
         let kind = if g.group.0 == 0 { "Primary" } else { "Backup" };
         match (g.superblock, g.group_descriptors) {
+            (Some(sb), Some(gdt)) if g.meta_bg => {
+                writeln!(page, "  {kind} superblock at {sb}, Group descriptor at {gdt}")?;
+            }
             (Some(sb), Some(gdt)) => {
                 writeln!(page, "  {kind} superblock at {sb}, Group descriptors at {}-{}", gdt.first, gdt.last)?;
             }

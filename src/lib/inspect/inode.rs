@@ -120,6 +120,8 @@ pub enum Content {
         major: u32,
         /// Minor number.
         minor: u32,
+        /// In the encoding that has room for more than 8 bits each.
+        new_style: bool,
     },
 }
 
@@ -289,7 +291,8 @@ impl InodeView {
                 Some(FileType::Symlink) => Content::FastLink,
                 Some(FileType::CharDevice | FileType::BlockDevice) => {
                     let (major, minor) = inode.device_numbers();
-                    Content::Device { major, minor }
+                    let new_style = inode.block_area().first_chunk::<4>() == Some(&[0; 4]);
+                    Content::Device { major, minor, new_style }
                 }
                 _ => Content::None,
             },
@@ -348,7 +351,7 @@ impl InodeView {
             if self.flag_names.is_empty() { String::new() } else { format!(" ({})", self.flag_names.join(" ")) };
         writeln!(
             page,
-            "Inode: {}   Type: {}    Mode:  {:04o}   Flags: {:#x}{names}",
+            "Inode: {}   Type: {}    Mode:  0{:03o}   Flags: {:#x}{names}",
             self.ino,
             type_name(self.file_type),
             self.mode & 0o7777,
@@ -378,10 +381,13 @@ impl InodeView {
             Content::Indirect { runs } => {
                 writeln!(page, "BLOCKS:\n{}", list(runs, None))?;
                 let total: u64 = runs.iter().map(|r| r.len).sum();
-                writeln!(page, "TOTAL: {total}")?;
+                if total > 0 {
+                    writeln!(page, "TOTAL: {total}")?;
+                }
             }
             Content::Inline { room } => writeln!(page, "Size of inline data: {room}")?,
-            Content::Device { major, minor } => {
+            Content::Device { major, minor, new_style } => {
+                write!(page, "{}", if *new_style { "(New-style) " } else { "" })?;
                 writeln!(page, "Device major/minor number: {major:02}:{minor:02} (hex {major:02x}:{minor:02x})")?;
             }
         }

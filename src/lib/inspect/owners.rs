@@ -174,11 +174,13 @@ fn in_use(volume: &Volume, block: Fsblk) -> Option<bool> {
 fn metadata_use(volume: &Volume, block: Fsblk) -> Result<Vec<BlockUse>> {
     let geo = volume.geometry();
     let mut uses = Vec::new();
-    let (group, n) = geo.group_of(block);
-    let first_gdt = u32::from(geo.has_super(group));
-    if geo.has_super(group) && n == 0 {
+    let (group, _) = geo.group_of(block);
+    let superblock = geo.super_block(group);
+    let first_gdt = superblock.map_or_else(|| geo.group_start(group), |b| b.saturating_add(1));
+    let nth = block.0.checked_sub(first_gdt.0);
+    if superblock == Some(block) {
         uses.push(BlockUse::Superblock { group });
-    } else if (first_gdt..first_gdt.saturating_add(geo.gdt_blocks_in_group(group))).contains(&n) {
+    } else if nth.is_some_and(|n| n < geo.gdt_blocks_in_group(group).into()) {
         uses.push(BlockUse::GroupDescriptors { group });
     }
     for group in geo.all_groups() {

@@ -6,16 +6,17 @@ use std::io::{self, Write};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::View;
 use super::groups::directories;
+use super::journal::JournalView;
 use super::page::Page;
 use super::text::{date, until_nul};
+use super::{Damage, View};
 use crate::env::Timestamp;
 use crate::error::Result;
 use crate::format::dirhash::HashVersion;
 use crate::format::features::{Features, Incompat, NAMES, RoCompat};
 use crate::format::superblock::{SbFlags, State, Superblock};
-use crate::volume::Volume;
+use crate::volume::{Geometry, Volume};
 
 /// What the superblock says.
 #[derive(Debug, Serialize)]
@@ -171,6 +172,10 @@ pub struct SuperblockView {
     pub orphan_file_inode: Option<u32>,
     /// Directories, as the group descriptors count them.
     pub directories: u64,
+    /// The journal, where it is inside and can be read.
+    pub journal: Option<JournalView>,
+    /// What could not be read.
+    pub damage: Vec<Damage>,
 }
 
 /// An error that the kernel recorded in the superblock.
@@ -210,6 +215,7 @@ impl SuperblockView {
         let f = geo.features;
         let csum = f.ro_compat.contains(RoCompat::METADATA_CSUM);
         let mmp = f.incompat.contains(Incompat::MMP);
+        let (journal, flaw) = JournalView::new(volume).map_or_else(|e| (None, Some(e)), |j| (j, None));
         Ok(Self {
             volume_name: text(&sb.volume_name),
             last_mounted: text(&sb.last_mounted),
@@ -231,10 +237,7 @@ impl SuperblockView {
             free_inodes: sb.free_inodes_count.get(),
             first_block: sb.first_data_block.get(),
             block_size: geo.block_size,
-            cluster_size: f
-                .ro_compat
-                .contains(RoCompat::BIGALLOC)
-                .then_some(u64::from(geo.block_size) << geo.cluster_bits),
+            cluster_size: cluster_size(geo),
             group_descriptor_size: f.incompat.contains(Incompat::BIT64).then_some(geo.desc_size),
             reserved_gdt_blocks: sb.reserved_gdt_blocks.get(),
             blocks_per_group: geo.blocks_per_group,
@@ -254,8 +257,8 @@ impl SuperblockView {
             last_checked: sb.check_time(),
             check_interval: sb.checkinterval.get(),
             lifetime_writes_kib: sb.kbytes_written.get(),
-            reserved_uid: u32::from(sb.def_resuid.get()) | (u32::from(sb.def_resuid_hi.get()) << 16),
-            reserved_gid: u32::from(sb.def_resgid.get()) | (u32::from(sb.def_resgid_hi.get()) << 16),
+            reserved_uid: both(sb.def_resuid.get(), sb.def_resuid_hi.get()),
+            reserved_gid: both(sb.def_resgid.get(), sb.def_resgid_hi.get()),
             first_inode: geo.first_ino,
             inode_size: geo.inode_size,
             min_extra_isize: sb.min_extra_isize.get(),
@@ -283,6 +286,8 @@ impl SuperblockView {
             encoding: f.incompat.contains(Incompat::CASEFOLD).then(|| encoding(sb)),
             orphan_file_inode: Some(sb.orphan_file_inum.get()).filter(|ino| *ino != 0),
             directories: directories(volume)?,
+            journal,
+            damage: flaw.map(Damage::from).into_iter().collect(),
         })
     }
 }
@@ -342,6 +347,15 @@ fn state(flags: State) -> String {
         text.push_str(" with errors");
     }
     text
+}
+
+const fn both(low: u16, high: u16) -> u32 {
+    low as u32 | ((high as u32) << 16)
+}
+
+fn cluster_size(geo: &Geometry) -> Option<u64> {
+    let bigalloc = geo.features.ro_compat.contains(RoCompat::BIGALLOC);
+    bigalloc.then_some(u64::from(geo.block_size) << geo.cluster_bits)
 }
 
 const fn errors_behavior(code: u16) -> &'static str {
@@ -570,7 +584,14 @@ impl View for SuperblockView {
         self.text_geometry(page)?;
         self.text_history(page)?;
         self.text_structures(page)?;
+        if let Some(journal) = &self.journal {
+            journal.text(page)?;
+        }
         page.pair("Directories", self.directories)
+    }
+
+    fn damage(&mut self) -> Vec<Damage> {
+        std::mem::take(&mut self.damage)
     }
 }
 

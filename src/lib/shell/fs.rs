@@ -10,7 +10,10 @@ use super::args::{Args, number, number32};
 use super::session::Session;
 use super::table::{Command, Family};
 use super::{Failure, Outcome};
-use crate::inspect::{FeaturesView, Format, FreeSpaceView, GroupsView, Page, SuperblockView, View, show};
+use crate::format::quota::QuotaKind;
+use crate::inspect::{
+    FeaturesView, Format, FreeSpaceView, GroupsView, MmpView, Page, QuotaView, SuperblockView, View, show,
+};
 use crate::units::Fsblk;
 
 const FAMILY: Family = Family::Filesystem;
@@ -71,6 +74,30 @@ pub(super) const COMMANDS: &[Command] = &[
         help: "Show free space by the size of its pieces",
         family: FAMILY,
         run: freefrag,
+    },
+    Command {
+        name: "dump_mmp",
+        aliases: &[],
+        args: "[block]",
+        help: "Show the multiple-mount protection block",
+        family: FAMILY,
+        run: dump_mmp,
+    },
+    Command {
+        name: "list_quota",
+        aliases: &["lq"],
+        args: "user|group|project",
+        help: "Show usage and limits of all ids",
+        family: FAMILY,
+        run: list_quota,
+    },
+    Command {
+        name: "get_quota",
+        aliases: &["gq"],
+        args: "user|group|project id",
+        help: "Show usage and limits of one id",
+        family: FAMILY,
+        run: get_quota,
     },
     Command {
         name: "params",
@@ -147,6 +174,32 @@ fn freefrag(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outc
     let o = args.options("c:", 0, 0)?;
     let chunk = o.value('c').map(|c| number(c, "chunk size")).transpose()?;
     session.show(FreeSpaceView::new(session.volume()?, chunk.map(|kib| kib.saturating_mul(1024)))?, out)
+}
+
+fn dump_mmp(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("", 0, 1)?;
+    let block = o.operands.first().map(|w| number(w, "block number").map(Fsblk)).transpose()?;
+    session.show(MmpView::new(session.volume()?, block)?, out)
+}
+
+/// `user`, `group` or `project`, or the start of one, or 0 to 2.
+fn quota_kind(word: &[u8]) -> Outcome<QuotaKind> {
+    let kinds = [("user", QuotaKind::User), ("group", QuotaKind::Group), ("project", QuotaKind::Project)];
+    let by_name = kinds.iter().find(|(name, _)| !word.is_empty() && name.as_bytes().starts_with(word));
+    let found = by_name.or_else(|| kinds.get(number(word, "quota type").ok()? as usize));
+    let bad = || Failure::Usage(format!("{}: not a quota type (user, group, project)", String::from_utf8_lossy(word)));
+    found.map(|(_, kind)| *kind).ok_or_else(bad)
+}
+
+fn list_quota(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("", 1, 1)?;
+    session.show(QuotaView::new(session.volume()?, quota_kind(o.operand(0))?, None)?, out)
+}
+
+fn get_quota(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("", 2, 2)?;
+    let id = number32(o.operand(1), "id")?;
+    session.show(QuotaView::new(session.volume()?, quota_kind(o.operand(0))?, Some(id))?, out)
 }
 
 /// What is open.

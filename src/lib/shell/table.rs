@@ -161,6 +161,11 @@ mod tests {
             "bdump",
             "bd",
             "lcd",
+            "dump_mmp",
+            "list_quota",
+            "lq",
+            "get_quota",
+            "gq",
         ] {
             assert!(find(name).is_some(), "{name}");
         }

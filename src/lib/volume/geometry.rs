@@ -317,6 +317,13 @@ impl Geometry {
         [3u32, 5, 7].into_iter().any(|base| is_power(g, base))
     }
 
+    /// The block of a group's superblock, the primary or a backup; `None` where it has none.
+    pub fn super_block(&self, group: Group) -> Option<Fsblk> {
+        // With 1 KiB blocks the primary superblock fills block 1, also where bigalloc starts group 0 at block 0.
+        let boot = u64::from(group.0 == 0 && self.block_size == 1024 && self.first_data_block == 0);
+        self.has_super(group).then(|| self.group_start(group).saturating_add(boot))
+    }
+
     /// Descriptor blocks that a group holds, right after its superblock or (meta_bg) at its start or after it.
     /// The reserved ones for growth are not counted.
     #[doc(alias = "ext4_bg_num_gdb")]
