@@ -1,19 +1,22 @@
 //! Where the filesystem goes: an existing file or block device, or a new file that appears complete or not at all.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ext4kit::Result;
-use ext4kit::device::{Access, BlockDevice, FileDevice};
+use ext4kit::device::{Access, BlockDevice, FileDevice, NewFile};
 
 /// A file or device to be written.
 #[derive(Debug)]
 pub(crate) struct Target {
-    device: FileDevice,
+    place: Place,
     /// Reads as zeros all over.
     pub(crate) fresh: bool,
-    /// Under what name to put it when it is complete; the temporary file goes away otherwise.
-    rename_to: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Existing(FileDevice),
+    New(NewFile),
 }
 
 impl Target {
@@ -35,36 +38,26 @@ impl Target {
             }
             fresh = true;
         }
-        Ok(Self { device, fresh, rename_to: None })
+        Ok(Self { place: Place::Existing(device), fresh })
     }
 
     /// A new file of `len` bytes that gets its name in [`Target::finish`].
     pub(crate) fn new_file(path: &Path, len: u64) -> Result<Self> {
-        let mut name = OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}", std::process::id()));
-        let device = FileDevice::create_new(path.with_file_name(name), len)?;
-        Ok(Self { device, fresh: true, rename_to: Some(path.to_path_buf()) })
+        Ok(Self { place: Place::New(NewFile::create(path, len)?), fresh: true })
     }
 
     pub(crate) const fn device(&self) -> &FileDevice {
-        &self.device
+        match &self.place {
+            Place::Existing(device) => device,
+            Place::New(file) => file.device(),
+        }
     }
 
     /// The filesystem is complete.
-    pub(crate) fn finish(mut self) -> Result<()> {
-        if let Some(path) = self.rename_to.take() {
-            std::fs::rename(self.device.path(), &path).map_err(|e| ext4kit::Error::host("rename to", &path, e))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if self.rename_to.is_some() {
-            // Nothing more can be done about a file that cannot be removed.
-            let _ = std::fs::remove_file(self.device.path());
+    pub(crate) fn finish(self) -> Result<()> {
+        match self.place {
+            Place::Existing(_) => Ok(()),
+            Place::New(file) => file.publish(),
         }
     }
 }
