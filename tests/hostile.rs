@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use ext4kit::device::{BlockDevice, MemoryDevice, OverlayDevice};
 use ext4kit::env::{Entropy, SeededEntropy};
-use ext4kit::testing::exercise::read_everything;
+use ext4kit::testing::commands::run_commands;
+use ext4kit::testing::exercise::{Tally, read_everything};
 use ext4kit::testing::surgery::Surgeon;
 use ext4kit::volume::{OpenOptions, Volume};
 
@@ -86,11 +87,20 @@ fn scale() -> u64 {
 
 /// Read the damaged image and hold time and memory against the limits.
 fn survives(what: &dyn Fn() -> String, device: &Arc<dyn BlockDevice>) -> (u64, u64) {
+    survives_in(what, device, read_everything)
+}
+
+/// The same, for another way of reading.
+fn survives_in(
+    what: &dyn Fn() -> String,
+    device: &Arc<dyn BlockDevice>,
+    read: fn(&Arc<dyn BlockDevice>) -> Tally,
+) -> (u64, u64) {
     // Cases run side by side, so this counts what the others hold for a moment too: the limit is the stricter for it.
     let held = HELD.load(Ordering::Relaxed);
     PEAK.store(held, Ordering::Relaxed);
     let start = Instant::now();
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read_everything(device)));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(device)));
     let took = start.elapsed();
     let peak = PEAK.load(Ordering::Relaxed).saturating_sub(held);
     let Ok(tally) = result else { panic!("{}: panicked", what()) };
@@ -184,5 +194,39 @@ fn fields_with_the_checksum_restamped() {
             sums = (sums.0 + a, sums.1 + e);
         }
         println!("{name}: {per_image} field changes, {} answers, {} errors", sums.0, sums.1);
+    });
+}
+
+/// Every command of the shell, as text and as JSON.
+#[test]
+fn commands_of_the_shell() {
+    let all = images();
+    let per_image = if all.is_empty() { 0 } else { 140 * scale() / all.len() as u64 + 1 };
+    side_by_side(all, |name, bytes| {
+        let places = interesting(&bytes);
+        let base: Base = Arc::new(MemoryDevice::from_bytes(bytes));
+        let device: Arc<dyn BlockDevice> = Arc::<MemoryDevice>::clone(&base);
+        let healthy = run_commands(&device);
+        assert_eq!(healthy.errors, 0, "{name}");
+        let surgeon = Surgeon::new(&Volume::open(device, &OpenOptions::default()).unwrap()).unwrap();
+        let mut entropy = SeededEntropy::new(0x5e11);
+        let mut sums = (0, 0);
+        for case in 0..per_image {
+            let device = overlay(&base);
+            let mut done = String::new();
+            if case % 2 == 0 {
+                let at = u64::from(places[entropy.next_u32() as usize % places.len()]);
+                let value = entropy.next_u32() as u8;
+                device.write_at(at, &[value]).unwrap();
+                done = format!("byte {at} = {value:#x}");
+            }
+            for _ in 0..case % 4 {
+                done = format!("{done} {:x?}", surgeon.operate(&device, &mut entropy).unwrap());
+            }
+            let what = || format!("{name} case {case}: {done}");
+            let (a, e) = survives_in(&what, &as_device(&device), run_commands);
+            sums = (sums.0 + a, sums.1 + e);
+        }
+        println!("{name}: {per_image} damaged images, {} commands answered, {} failed", sums.0, sums.1);
     });
 }

@@ -60,6 +60,12 @@ impl Session {
         Self { settings, opened: None, host_dir: PathBuf::new(), done: false }
     }
 
+    /// A shell with a filesystem that is open already; `image` is only its name.
+    pub fn with_volume(settings: Settings, image: ImageSpec, volume: Volume) -> Self {
+        let opened = Opened { image, volume, root: Ino::ROOT, cwd: Ino::ROOT };
+        Self { opened: Some(opened), ..Self::new(settings) }
+    }
+
     /// How it behaves.
     pub const fn settings(&self) -> &Settings {
         &self.settings

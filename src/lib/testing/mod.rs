@@ -1,5 +1,6 @@
 //! What tests, fuzz targets and benchmarks share. Not part of the public interface: it changes without notice.
 
+pub mod commands;
 pub mod crash;
 pub mod exercise;
 pub mod fuzz;
