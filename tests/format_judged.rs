@@ -193,6 +193,11 @@ fn special_blocks_of_mke2fs() {
     }
 }
 
+/// Write back the filesystem that `root` is in, and no other.
+fn sync(root: &Path) {
+    rustix::fs::syncfs(fs::File::open(root).unwrap()).unwrap();
+}
+
 /// Mount, let `fill` work, and copy the image before it is unmounted: the journal still holds what happened.
 fn with_kernel(args: &[&str], options: &str, fill: impl FnOnce(&Path)) -> Option<(tempfile::TempDir, Image, Image)> {
     let dir = tempfile::tempdir().unwrap();
@@ -201,7 +206,7 @@ fn with_kernel(args: &[&str], options: &str, fill: impl FnOnce(&Path)) -> Option
     {
         let mount = Mount::new(&path, options)?;
         fill(mount.path());
-        rustix::fs::sync();
+        sync(mount.path());
         fs::copy(&path, &dirty).unwrap();
     }
     Some((dir, Image::load(&path), Image::load(&dirty)))
@@ -393,7 +398,7 @@ fn the_kernels_64_bit_journal_and_inline_data() {
             fs::create_dir(root.join(format!("dir{i}"))).unwrap();
             fs::write(root.join(format!("dir{i}/{}", "x".repeat(200))), b"").unwrap();
         }
-        rustix::fs::sync();
+        sync(root);
         for i in 0..100 {
             fs::remove_dir_all(root.join(format!("dir{i}"))).unwrap();
         }
@@ -418,7 +423,7 @@ fn the_kernels_64_bit_journal_and_inline_data() {
 fn fast_commits_of_the_kernel() {
     let Some((_dir, _, dirty)) = with_kernel(&["-O", "fast_commit"], "", |root| {
         fs::write(root.join("first"), b"1").unwrap();
-        rustix::fs::sync();
+        sync(root);
         for i in 0..5 {
             let f = fs::File::create(root.join(format!("file{i}"))).unwrap();
             rustix::io::write(&f, &vec![7; 3000]).unwrap();

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["alloc"],
     &["file", "source"],
     &["namei"],
+    &["recover"],
     &["batch", "extract"],
     &["script"],
     &["check"],

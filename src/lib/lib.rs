@@ -10,6 +10,7 @@
 //! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //! | [`journal`] | jbd2: recovery, transactions, commit, checkpoint |
+//! | [`recover`] | a filesystem after a crash: log, fast commits, orphans |
 //! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
 //! | [`mod@file`] | the write path: extent-status tree and reservations of delayed allocation so far |
 //! | [`source`] | where files come from: a directory of the host, listed once, read by several threads |
@@ -38,6 +39,7 @@ pub mod journal;
 pub mod mkfs;
 pub mod populate;
 pub mod progress;
+pub mod recover;
 pub mod shell;
 pub mod source;
 #[doc(hidden)]

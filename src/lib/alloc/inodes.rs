@@ -198,7 +198,7 @@ impl Allocator {
 
 /// Take the first free inode of a group, which is initialised first where it has to be.
 fn take_inode(vol: &mut Volume, store: &mut dyn MetaStore, group: Group, directory: bool) -> Result<Option<Ino>> {
-    let mut desc = vol.group(group)?;
+    let desc = vol.group(group)?;
     if desc.free_inodes() == 0 {
         return Ok(None);
     }
@@ -211,6 +211,20 @@ fn take_inode(vol: &mut Volume, store: &mut dyn MetaStore, group: Group, directo
         bitmap::find_zero(&vol.inode_bitmap(group)?, reserved as usize, per as usize)
     };
     let Some(bit) = bit else { return Ok(None) };
+    take_bit(vol, store, group, bit, directory).map(Some)
+}
+
+/// Take the inode with number `bit` of a group, which is free.
+pub(super) fn take_bit(
+    vol: &mut Volume,
+    store: &mut dyn MetaStore,
+    group: Group,
+    bit: usize,
+    directory: bool,
+) -> Result<Ino> {
+    let mut desc = vol.group(group)?;
+    let geo = vol.geometry();
+    let per = geo.inodes_per_group;
     group::init_inode_bitmap(vol, store, group, &mut desc)?;
     if geo.checksums.has_group_desc_csum() {
         // The kernel looks after the block bitmap here too.
@@ -232,7 +246,7 @@ fn take_inode(vol: &mut Volume, store: &mut dyn MetaStore, group: Group, directo
     desc.set_used_dirs(desc.used_dirs() + u32::from(directory));
     let ino = geo.group_first_ino(group).saturating_add(bit as u32);
     vol.store_group(store, group, &desc)?;
-    Ok(Some(ino))
+    Ok(ino)
 }
 
 /// Zero the blocks of an inode table that were never used, up to the one with inode `last` of the group. Blocks that

@@ -13,6 +13,7 @@
 
 mod blocks;
 mod buddy;
+mod claim;
 mod group;
 mod inodes;
 #[cfg(test)]

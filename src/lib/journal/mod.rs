@@ -29,7 +29,7 @@ mod writer;
 pub use area::LogArea;
 pub use fast::FastCommits;
 pub use log::Log;
-pub use recover::{OnDamage, RecoverOptions, Replayed, Report, open_recovered, recover, replay_log};
+pub use recover::{OnDamage, RecoverOptions, Replayed, Report, open_log_recovered, recover, replay_log};
 pub use replay::{Outcome, replay};
 pub use scan::{End, Logged, Scan};
 pub use transact::{Handle, Journal, JournalOptions};

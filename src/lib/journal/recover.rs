@@ -9,7 +9,7 @@
 //! cleaned up here either.
 //!
 //! Any device will do: recovery of an image that must not change goes to an [`crate::device::OverlayDevice`]
-//! ([`open_recovered`]).
+//! ([`open_log_recovered`]).
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::fast::FastCommits;
 use super::log::Log;
 use super::replay::{Outcome, replay};
 use super::scan::{End, Scan};
+use super::transact::{Journal, JournalOptions};
 use crate::device::{BlockDevice, OverlayDevice};
 use crate::env::Timestamp;
 use crate::error::{Error, Flaw, Place, Result, Structure};
@@ -83,6 +84,7 @@ pub struct Replayed {
     device: Arc<dyn BlockDevice>,
     log: Log,
     end: Tid,
+    head: u32,
     fast: FastCommits,
     report: Report,
     before: Superblock,
@@ -122,6 +124,7 @@ pub fn replay_log(
     let mut out = Replayed {
         device: Arc::clone(device),
         end: log.superblock().sequence(),
+        head: log.first(),
         fast: FastCommits::default(),
         report: Report { needed: true, first: log.superblock().sequence().0, ..Report::default() },
         before,
@@ -139,7 +142,7 @@ impl Replayed {
             Ok(scan) => scan,
             Err(e) => return self.damage(e),
         };
-        self.end = scan.end;
+        (self.end, self.head) = (scan.end, scan.head);
         self.report.transactions = scan.transactions();
         self.report.revoke_records = scan.revoke_records;
         self.report.ending = Some(scan.ending.clone());
@@ -182,6 +185,32 @@ impl Replayed {
     /// What the fast-commit area holds on top of the log. To be carried out, durably, before [`Replayed::finish`].
     pub const fn fast_commits(&self) -> &FastCommits {
         &self.fast
+    }
+
+    /// Make changes on top of what was replayed, as the transaction that follows: all of them are recovered from then on, or
+    /// none. The fast commits no longer count when it is there.
+    ///
+    /// # Errors
+    /// Those of `change`; nothing has happened then. Writing failed.
+    pub fn apply<T>(&mut self, options: JournalOptions, change: impl FnOnce(&mut Journal) -> Result<T>) -> Result<T> {
+        let volume = open_as_is(Arc::clone(&self.device))?;
+        let mut journal = Journal::on_top(&volume, self.log.clone(), self.head, self.end, options)?;
+        let out = change(&mut journal)?;
+        journal.commit()?;
+        journal.checkpoint()?;
+        self.end = journal.running();
+        self.fast = FastCommits::default();
+        Ok(out)
+    }
+
+    /// Leave the fast commits out: they are damaged, which is noted.
+    ///
+    /// # Errors
+    /// `e` itself, unless salvaging.
+    pub fn leave_fast_commits(&mut self, e: Error) -> Result<()> {
+        self.damage(e)?;
+        self.fast = FastCommits::default();
+        Ok(())
     }
 
     /// What was found and done so far.
@@ -321,7 +350,7 @@ pub fn recover(
 ///
 /// # Errors
 /// Those of [`recover`] and of opening a volume.
-pub fn open_recovered(
+pub fn open_log_recovered(
     device: Arc<dyn BlockDevice>,
     journal: Option<Arc<dyn BlockDevice>>,
     recovery: RecoverOptions,

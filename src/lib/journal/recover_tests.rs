@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::image_tests::{RawLog, data, image, open, read, superblock};
-use super::{End, Log, OnDamage, RecoverOptions, Report, open_recovered, recover};
+use super::{End, Log, OnDamage, RecoverOptions, Report, open_log_recovered, recover};
 use crate::device::{BlockDevice, MemoryDevice};
 use crate::env::{Entropy, SeededEntropy};
 use crate::error::{Error, Flaw, Structure};
@@ -170,6 +170,19 @@ fn a_bad_commit_block_ends_the_log() {
 }
 
 #[test]
+fn a_commit_block_whose_first_sector_was_written_counts() {
+    for incompat in [V3, JournalIncompat::CSUM_V2] {
+        let (device, raw, at) = three(NONE, incompat);
+        let mut block = vec![0; 1024];
+        raw.log.area().read(at[2][2], &mut block).unwrap();
+        block[512..].fill(0x77);
+        raw.log.area().write(at[2][2], &block).unwrap();
+        assert_eq!(run(&device, OnDamage::Refuse).unwrap().transactions, 3);
+        assert_eq!(read(&*device, A + 2), data(3));
+    }
+}
+
+#[test]
 fn a_bad_descriptor_is_old_or_damage() {
     for (age, damage) in [(-1000, false), (0, true)] {
         let device = image("");
@@ -223,7 +236,7 @@ fn recovery_over_an_overlay_changes_nothing_below() {
     let as_device = Arc::clone(&device) as Arc<dyn BlockDevice>;
     let options = OpenOptions::default();
     assert!(matches!(Volume::open(Arc::clone(&as_device), &options), Err(Error::NeedsRecovery)));
-    let (volume, report) = open_recovered(as_device, None, RecoverOptions::default(), &options).unwrap();
+    let (volume, report) = open_log_recovered(as_device, None, RecoverOptions::default(), &options).unwrap();
     assert_eq!(report.blocks, 3);
     assert_eq!(&*volume.block(crate::units::Fsblk(A + 2)).unwrap(), data(3));
     assert_eq!(device.to_bytes(), before);

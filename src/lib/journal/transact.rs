@@ -101,6 +101,21 @@ impl Journal {
         Self::with_target(volume, Target::Home { next: Tid(1) }, options)
     }
 
+    /// Go on behind a log that was replayed and is not marked empty; the filesystem stays marked as in use.
+    pub(super) fn on_top(volume: &Volume, log: Log, head: u32, tid: Tid, options: JournalOptions) -> Result<Self> {
+        let writer = LogWriter::after(log, head, tid, options.barriers);
+        let shared = Arc::new(Shared::new(Arc::clone(volume.device()), volume.geometry())?);
+        let home = shared.block(shared.super_block)?;
+        let clean = shared.with_super(&home, |sb| {
+            let mut features = sb.features();
+            features.incompat -= Incompat::RECOVER;
+            sb.set_features(features);
+        })?;
+        shared.write().home_super = Some(clean);
+        let target = Target::Log(Box::new(writer));
+        Ok(Self { shared, target, options, marked: true, poisoned: false, committed: None })
+    }
+
     fn with_target(volume: &Volume, target: Target, options: JournalOptions) -> Result<Self> {
         if volume.superblock().features().incompat.contains(Incompat::RECOVER) {
             return Err(Error::NeedsRecovery);

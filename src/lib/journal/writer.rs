@@ -67,6 +67,11 @@ impl LogWriter {
         Ok(Self { head: log.first(), used: 0, tid, log, barriers })
     }
 
+    /// Go on behind what was replayed: all of that is home, the log starts at `head` with transaction `tid`.
+    pub(super) const fn after(log: Log, head: u32, tid: Tid, barriers: bool) -> Self {
+        Self { log, head, used: 0, tid, barriers }
+    }
+
     pub(super) const fn log(&self) -> &Log {
         &self.log
     }
