@@ -344,6 +344,47 @@ fn extraction_without_root() {
     }
 }
 
+/// Where the host's filesystem can do that, large files share the image's blocks, and are the same all the same.
+#[test]
+fn large_files_share_blocks_with_the_image() {
+    let (Some(xfs), Some(filefrag), true) = (tool("mkfs.xfs"), tool("filefrag"), is_root()) else { return };
+    let b = Bench::new();
+    let disk = b.at("disk");
+    fs::File::create(&disk).unwrap().set_len(400 << 20).unwrap();
+    run(&xfs, &["-q", "-m", "reflink=1", disk.to_str().unwrap()]);
+    let Some(mount) = Mount::of_type("xfs", &disk, "") else { return };
+    let made = b.image_of(|tree| {
+        let content: Vec<u8> = (0..20_000_123u32).map(|i| (i >> 8 ^ i) as u8).collect();
+        fs::write(tree.join("large"), &content).unwrap();
+        let sparse = fs::File::create(tree.join("sparse")).unwrap();
+        sparse.write_all_at(&content[..5_000_000], 40_000_000).unwrap();
+        fs::write(tree.join("small"), &content[..100_000]).unwrap();
+    });
+    if made.is_none() {
+        return;
+    }
+    let want = |name: &str| fs::read(b.at("tree").join(name)).unwrap();
+    // An image that begins at an odd place cannot share, and is copied.
+    for (image, place, shared) in [("img", 0u64, true), ("disk-img@512", 512, false)] {
+        let file = fs::File::create(mount.path().join(image.split('@').next().unwrap())).unwrap();
+        let bytes = fs::read(b.at("img")).unwrap();
+        for (i, chunk) in bytes.chunks(1 << 20).enumerate() {
+            if chunk.iter().any(|b| *b != 0) {
+                file.write_all_at(chunk, place + ((i as u64) << 20)).unwrap();
+            }
+        }
+        file.set_len(place + bytes.len() as u64).unwrap();
+        drop(file);
+        let out = mount.path().join(format!("out{place}"));
+        silent(&e4cp(&["-a", &format!("{}:/", mount.path().join(image).display()), out.to_str().unwrap()]));
+        for name in ["large", "sparse", "small"] {
+            assert!(want(name) == fs::read(out.join(name)).unwrap(), "{name} from {image}");
+        }
+        let map = text(&run(&filefrag, &["-v", out.join("large").to_str().unwrap()]).stdout);
+        assert_eq!(map.contains("shared"), shared, "{map}");
+    }
+}
+
 /// The rules of cp for one file, several, and directories.
 #[test]
 fn destinations_are_those_of_cp() {
@@ -734,4 +775,83 @@ fn listings() {
     let error: serde_json::Value = serde_json::from_slice(&out.stderr).unwrap();
     assert_eq!(error["error"]["kind"], "not_found");
     assert_eq!(text(&out.stdout).trim(), "[\n]");
+}
+
+/// Takes bytes and counts them.
+#[derive(Default)]
+struct Sink(u64);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.0 += buf.len() as u64;
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Fields of every structure changed, with the checksum made right again: each way out ends without a panic, writes no more
+/// than the image can hold, and leaves a tar in step. `EXT4KIT_HOSTILE=N` does N times as many.
+#[test]
+fn damaged_fields_end_no_copy_badly() {
+    use ext4kit::device::{BlockDevice, MemoryDevice, OverlayDevice};
+    use ext4kit::env::{Entropy, SeededEntropy};
+    use ext4kit::extract::{Destination, Extractor, Options, SilentObserver, Source};
+    use ext4kit::progress::Silent;
+    use ext4kit::testing::surgery::Surgeon;
+    use ext4kit::volume::OpenOptions;
+    use std::sync::Arc;
+
+    let scale: u64 = std::env::var("EXT4KIT_HOSTILE").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
+    for (kind, extra) in
+        [("ext4", "inline_data,ea_inode,^has_journal"), ("ext4", "^has_journal"), ("ext2", "dir_index")]
+    {
+        let b = Bench::new();
+        let Some(mke2fs) = tool("mke2fs") else { return };
+        let tree = b.at("tree");
+        fs::create_dir(&tree).unwrap();
+        fill_tree(&tree, 9);
+        let _ = rustix::fs::lremovexattr(tree.join("file-65536"), "user.huge");
+        fs::remove_dir_all(tree.join("many")).unwrap();
+        fs::File::create(b.at("img")).unwrap().set_len(12 << 20).unwrap();
+        let args = ["-q", "-F", "-t", kind, "-b", "1024", "-O", extra, "-d"];
+        let paths = [tree.to_str().unwrap().to_owned(), b.at("img").to_str().unwrap().to_owned()];
+        run(&mke2fs, &[&args.map(str::to_owned)[..], &paths].concat());
+        let base = Arc::new(MemoryDevice::from_bytes(fs::read(b.at("img")).unwrap()));
+        let healthy: Arc<dyn BlockDevice> = base.clone();
+        let surgeon = Surgeon::new(&Volume::open(healthy, &OpenOptions::default()).unwrap()).unwrap();
+        let mut entropy = SeededEntropy::new(0xe4c9);
+        let (mut failed, mut whole) = (0, 0);
+        for case in 0..150 * scale {
+            let device = Arc::new(OverlayDevice::new(Arc::clone(&base)));
+            for _ in 0..=case % 3 {
+                surgeon.operate(&device, &mut entropy).unwrap();
+            }
+            let Ok(volume) = Volume::open(device, &OpenOptions::default()) else { continue };
+            let Ok(root) = Source::find(&volume, b"/", LastLink::Keep) else { continue };
+            let jobs = 1 + (entropy.next_u32() % 2) as usize;
+            let options = Options { jobs, umask: 0o022, ..Options::default() };
+            let all = Extractor { volume: &volume, options, observer: &SilentObserver, progress: &Silent };
+            let sources = [root];
+            let report = all.discard(&sources).unwrap();
+            failed += u64::from(!report.is_complete());
+            whole += u64::from(report.is_complete());
+            all.list(&sources, &mut |_| Ok(())).unwrap();
+            let mut sink = Sink::default();
+            all.tar(&sources, &mut sink).unwrap();
+            assert!(sink.0 % 512 == 0 && sink.0 < 64 << 20, "case {case}: {} bytes", sink.0);
+            if case % 4 == 0 {
+                let out = b.at("out");
+                all.copy(&sources, &Destination::open(&out, 1).unwrap()).unwrap();
+                // A mode of a directory can lock out whoever is not root; the root itself may have become anything.
+                if fs::symlink_metadata(&out).is_ok_and(|m| m.is_dir()) {
+                    run(Path::new("chmod"), &["-R", "u+rwX", out.to_str().unwrap()]);
+                }
+                run(Path::new("rm"), &["-rf", out.to_str().unwrap()]);
+            }
+        }
+        assert!(failed > 10 && whole > 10, "{kind} {extra}: {failed} with errors, {whole} without");
+    }
 }

@@ -70,6 +70,11 @@ pub struct Mount {
 impl Mount {
     /// Mount `image` on the real kernel; `None` (loudly) where that is not allowed or the kernel refuses.
     pub fn new(image: &Path, options: &str) -> Option<Self> {
+        Self::of_type("ext4", image, options)
+    }
+
+    /// The same for another filesystem.
+    pub fn of_type(fs: &str, image: &Path, options: &str) -> Option<Self> {
         if !is_root() {
             eprintln!("skipped: mounting needs root");
             return None;
@@ -77,7 +82,7 @@ impl Mount {
         let mount = tool("mount")?;
         let dir = tempfile::tempdir().unwrap();
         let opts = if options.is_empty() { "loop".to_owned() } else { format!("loop,{options}") };
-        let out = Command::new(mount).args(["-t", "ext4", "-o", &opts]).args([image, dir.path()]).output().unwrap();
+        let out = Command::new(mount).args(["-t", fs, "-o", &opts]).args([image, dir.path()]).output().unwrap();
         if !out.status.success() {
             eprintln!("skipped: the kernel does not mount it: {}", String::from_utf8_lossy(&out.stderr).trim());
             return None;

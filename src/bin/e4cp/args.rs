@@ -14,6 +14,11 @@ use crate::place::{ImagePath, Place};
 /// IMAGE:PATH names a path in an image; IMAGE may be IMAGE@OFFSET, the filesystem that begins OFFSET bytes into a disk
 /// image (suffixes s, K, M, G). A destination that is a directory gets the copies under their own names; `IMAGE:/` and
 /// `IMAGE:/dir/.` stand for the content. The destination `-` writes a tar to standard output, with everything.
+///
+/// Copies are made by name below DEST and never through a symbolic link that is there; a file in the way is replaced.
+/// What cannot be copied (damaged, or a name that no host takes) is told and left out, the rest is copied, and the exit
+/// code is 1. Owners and attributes that the host does not allow are told once, and the exit code stays 0. An empty
+/// lost+found of the root is left out.
 #[derive(Parser, Debug)]
 #[command(override_usage = "e4cp [-a | -rp] IMAGE:PATH... DEST\n       e4cp IMAGE:PATH... -\n       \
                             e4cp -l [-r] [--json] IMAGE:PATH...\n       e4cp --discard IMAGE:PATH...")]

@@ -280,6 +280,10 @@ impl BlockDevice for FileDevice {
         self.write_zeros(inner.end..whole.end)
     }
 
+    fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        Some((self.fd.as_fd(), 0))
+    }
+
     fn is_read_only(&self) -> bool {
         self.access == Access::ReadOnly
     }

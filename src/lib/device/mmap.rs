@@ -16,10 +16,10 @@
 #![expect(unsafe_code, reason = "mapping a file is unsafe by nature; the argument is in the module's documentation")]
 
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::file::{Access, FileDevice, next_data};
 use super::{BlockDevice, check_range};
@@ -103,6 +103,16 @@ impl BlockDevice for MmapDevice {
         self.map.get(start..start.checked_add(len)?)
     }
 
+    fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.file.host_file()
+    }
+
+    fn release(&self) {
+        // SAFETY: the map is shared and read-only, so its pages are the file's own: letting go of them changes no byte that a
+        // view shows, only that the next look brings them back.
+        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+    }
+
     fn is_read_only(&self) -> bool {
         true
     }
@@ -131,6 +141,9 @@ mod tests {
         let mut b = [0; 10];
         d.read_at(12_345, &mut b).unwrap();
         assert_eq!(b, bytes[12_345..12_355]);
+        let view = d.slice(0, 100_000).unwrap();
+        d.release();
+        assert_eq!(view, bytes);
         assert!(d.read_at(99_999, &mut b).is_err());
         assert!(matches!(d.write_at(0, &[1]), Err(Error::ReadOnly)));
         assert!(matches!(d.zero(0, 1), Err(Error::ReadOnly)));

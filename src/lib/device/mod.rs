@@ -44,6 +44,8 @@ pub use record::RecordDevice;
 pub use replay::WriteLog;
 pub use window::WindowDevice;
 
+use std::os::fd::BorrowedFd;
+
 use crate::error::{Error, IoOp, Result};
 
 /// A row of bytes that can be read and written at any offset.
@@ -81,6 +83,15 @@ pub trait BlockDevice: Send + Sync {
         None
     }
 
+    /// The file of the host that holds the bytes, and where in it byte 0 is; where the bytes are just that, and nothing
+    /// overlays them. For copies that the host makes itself; the file is read only.
+    fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        None
+    }
+
+    /// Let go of memory that views of the device occupy, where the device can get it back when it is looked at again.
+    fn release(&self) {}
+
     /// Whether writes are refused.
     fn is_read_only(&self) -> bool {
         false
@@ -113,6 +124,12 @@ macro_rules! forward_device {
             }
             fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
                 (**self).slice(offset, len)
+            }
+            fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+                (**self).host_file()
+            }
+            fn release(&self) {
+                (**self).release();
             }
             fn is_read_only(&self) -> bool {
                 (**self).is_read_only()

@@ -3,6 +3,7 @@
 //! Invariant: the range lay inside the device below when the window was made, and nothing outside it is touched.
 
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 
 use super::{BlockDevice, check_range};
 use crate::error::{Error, IoOp, Result};
@@ -79,6 +80,15 @@ impl<D: BlockDevice> BlockDevice for WindowDevice<D> {
 
     fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
         self.base.slice(self.shift(IoOp::Read, offset, len as u64).ok()?, len)
+    }
+
+    fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        let (fd, base) = self.base.host_file()?;
+        Some((fd, base.checked_add(self.start)?))
+    }
+
+    fn release(&self) {
+        self.base.release();
     }
 
     fn is_read_only(&self) -> bool {

@@ -15,6 +15,10 @@ use crate::volume::{FileReader, Owner, Segment};
 
 /// Bytes between two looks at whether the copy is to stop.
 const STEP: u64 = 8 << 20;
+/// Blocks of the host are at least as large; only whole ones can be shared.
+const SHARED_ALIGN: u64 = 4096;
+/// Fewest bytes that are worth sharing with the image.
+const MIN_SHARED: u64 = 1 << 20;
 /// Bytes read at a time where the device has no views.
 const BUFFER: u64 = 1 << 18;
 
@@ -52,12 +56,29 @@ pub(super) fn open<'v>(run: &Run<'v>, owner: Owner<'_>) -> Result<FileReader<'v>
     Ok(reader)
 }
 
-/// Visit a file's data in order, in pieces, with their offsets; holes are left out. Returns the bytes visited.
+/// A piece of a file's data.
+#[derive(Clone, Copy)]
+pub(super) struct Piece<'a> {
+    /// Where it is in the file.
+    pub offset: u64,
+    /// Where it is on the device; `None` where it is inside the inode.
+    at: Option<u64>,
+    pub bytes: &'a [u8],
+}
+
+impl Piece<'_> {
+    /// Where it ends in the file.
+    pub(super) const fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+}
+
+/// Visit a file's data in order, in pieces; holes are left out. Returns the bytes visited.
 pub(super) fn for_each_piece<E: From<Error>>(
     run: &Run<'_>,
     reader: &FileReader<'_>,
     buf: &mut Vec<u8>,
-    mut visit: impl FnMut(u64, &[u8]) -> Result<(), E>,
+    mut visit: impl FnMut(Piece<'_>) -> Result<(), E>,
 ) -> Result<u64, E> {
     let device = run.volume.device();
     let mut total = 0;
@@ -66,23 +87,23 @@ pub(super) fn for_each_piece<E: From<Error>>(
             Segment::Zeros { .. } => {}
             Segment::Inline { len } => {
                 let bytes = reader.inline().unwrap_or_default();
-                visit(0, bytes.get(..len as usize).unwrap_or(bytes))?;
+                visit(Piece { offset: 0, at: None, bytes: bytes.get(..len as usize).unwrap_or(bytes) })?;
                 total += len;
             }
             Segment::Data { offset, len, at } => {
                 let mut done = 0;
                 while done < len {
-                    let n = (len - done).min(STEP);
+                    let mut n = (len - done).min(STEP);
                     if let Some(bytes) = device.slice(at + done, n as usize) {
-                        visit(offset + done, bytes)?;
-                        done += n;
+                        visit(Piece { offset: offset + done, at: Some(at + done), bytes })?;
                     } else {
-                        let n = n.min(BUFFER);
+                        n = n.min(BUFFER);
                         buf.resize(n as usize, 0);
                         device.read_at(at + done, buf)?;
-                        visit(offset + done, buf)?;
-                        done += n;
+                        visit(Piece { offset: offset + done, at: Some(at + done), bytes: buf })?;
                     }
+                    done += n;
+                    run.used(n);
                     if done < len {
                         run.check_cancelled();
                         if run.is_stopped() {
@@ -105,15 +126,40 @@ pub(super) fn write_to(
     buf: &mut Vec<u8>,
 ) -> Result<(), CopyError> {
     let mut end = 0;
-    let bytes = for_each_piece(run, reader, buf, |offset, bytes| {
-        end = offset + bytes.len() as u64;
-        write_all(fd, offset, bytes).map_err(|e| CopyError::Host("write", e))
+    let bytes = for_each_piece(run, reader, buf, |piece| {
+        end = piece.end();
+        let done = share(run, fd, piece);
+        let rest = piece.bytes.get(done as usize..).unwrap_or_default();
+        write_all(fd, piece.offset + done, rest).map_err(|e| CopyError::Host("write", e))
     })?;
     if end != reader.size() {
         rustix::fs::ftruncate(fd, reader.size()).map_err(|e| CopyError::Host("set the size of", e))?;
     }
     run.count_bytes(bytes);
     Ok(())
+}
+
+/// Let the host share a large piece between the image and the new file, where its filesystem does that; returns how many
+/// bytes from the start of the piece are done.
+fn share(run: &Run<'_>, fd: BorrowedFd<'_>, piece: Piece<'_>) -> u64 {
+    let (Some(at), true) = (piece.at, piece.bytes.len() as u64 >= MIN_SHARED && run.shares()) else { return 0 };
+    let Some((image, base)) = run.volume.device().host_file() else { return 0 };
+    let (mut from, mut to, len) = (base + at, piece.offset, piece.bytes.len() as u64);
+    if !from.is_multiple_of(SHARED_ALIGN) || !to.is_multiple_of(SHARED_ALIGN) {
+        return 0;
+    }
+    while to < piece.end() {
+        let left = (len - (to - piece.offset)) as usize;
+        match rustix::fs::copy_file_range(image, Some(&mut from), fd, Some(&mut to), left) {
+            Ok(n) if n > 0 => {}
+            Err(Errno::INTR) => {}
+            _ => {
+                run.stop_sharing();
+                break;
+            }
+        }
+    }
+    to - piece.offset
 }
 
 /// Write a file's content, holes as zeros, to something that takes bytes in order.
@@ -125,9 +171,9 @@ pub(super) fn stream_to(
 ) -> Result<(), CopyError> {
     let mut at = 0;
     let host = |e: std::io::Error| CopyError::Host("write", Errno::from_io_error(&e).unwrap_or(Errno::IO));
-    let bytes = for_each_piece(run, reader, buf, |offset, bytes| {
-        write_zeros(&mut out, offset - at).and_then(|()| out.write_all(bytes)).map_err(host)?;
-        at = offset + bytes.len() as u64;
+    let bytes = for_each_piece(run, reader, buf, |piece| {
+        write_zeros(&mut out, piece.offset - at).and_then(|()| out.write_all(piece.bytes)).map_err(host)?;
+        at = piece.end();
         Ok::<(), CopyError>(())
     })?;
     write_zeros(&mut out, reader.size().saturating_sub(at)).map_err(host)?;

@@ -56,8 +56,8 @@ impl Reader<'_> {
         match kind {
             FileType::Regular => {
                 let reader = data::open(run, item.owner())?;
-                let bytes = data::for_each_piece(run, &reader, buf, |_, piece| {
-                    touch(piece);
+                let bytes = data::for_each_piece(run, &reader, buf, |piece| {
+                    touch(piece.bytes);
                     Ok::<(), Error>(())
                 })?;
                 run.count_bytes(bytes);

@@ -11,6 +11,9 @@ use crate::format::inode::FileType;
 use crate::progress::{Progress, Step, Unit};
 use crate::volume::Volume;
 
+/// Bytes of a mapped image that may stay in the process's memory.
+const VIEWED: u64 = 16 << 20;
+
 /// What is being done when an extended attribute is set, in errors.
 pub(super) const SET_ATTRIBUTE: &str = "set an attribute of";
 
@@ -127,6 +130,10 @@ pub(super) struct Run<'a> {
     special: AtomicU64,
     hard_links: AtomicU64,
     bytes: AtomicU64,
+    /// Bytes of the image that were looked at since they were last given back.
+    viewed: AtomicU64,
+    /// The host's filesystem can share the image's blocks with new files.
+    shares: AtomicBool,
     failed: AtomicU64,
     skipped: AtomicU64,
     notes: Mutex<BTreeSet<Note>>,
@@ -147,6 +154,8 @@ impl<'a> Run<'a> {
             special: AtomicU64::new(0),
             hard_links: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            viewed: AtomicU64::new(0),
+            shares: AtomicBool::new(can_share(extractor.volume)),
             failed: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             notes: Mutex::default(),
@@ -229,6 +238,23 @@ impl<'a> Run<'a> {
         }
     }
 
+    pub(super) fn shares(&self) -> bool {
+        self.shares.load(Ordering::Relaxed)
+    }
+
+    /// The host refused: the destination is on another filesystem, or does not line up with the image.
+    pub(super) fn stop_sharing(&self) {
+        self.shares.store(false, Ordering::Relaxed);
+    }
+
+    /// `n` bytes of the image were looked at and will not be again: let go of what a map of it holds, now and then.
+    pub(super) fn used(&self, n: u64) {
+        if self.viewed.fetch_add(n, Ordering::Relaxed) + n >= VIEWED {
+            self.viewed.store(0, Ordering::Relaxed);
+            self.volume.device().release();
+        }
+    }
+
     pub(super) fn count_bytes(&self, n: u64) {
         self.bytes.fetch_add(n, Ordering::Relaxed);
     }
@@ -250,6 +276,15 @@ impl<'a> Run<'a> {
             notes: self.notes.into_inner().unwrap_or_else(PoisonError::into_inner),
         })
     }
+}
+
+/// Whether the image is on a filesystem whose files can share blocks: elsewhere the host would copy, which writing from
+/// the map does better.
+fn can_share(volume: &Volume) -> bool {
+    /// `XFS_SUPER_MAGIC`, `BTRFS_SUPER_MAGIC`, `BCACHEFS_STATFS_MAGIC`.
+    const SHARING: [u64; 3] = [0x5846_5342, 0x9123_683e, 0xca45_1a4e];
+    let on = volume.device().host_file().and_then(|(fd, _)| rustix::fs::fstatfs(fd).ok());
+    on.is_some_and(|stat| SHARING.contains(&(stat.f_type as u64)))
 }
 
 /// Whether nothing more can be copied after this error.

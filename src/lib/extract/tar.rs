@@ -221,10 +221,10 @@ impl<W: Write> Writer<'_, '_, W> {
     fn content(&mut self, path: &[u8], reader: &FileReader<'_>, sparse: bool) -> Result<()> {
         let mut buf = std::mem::take(&mut self.buf);
         let (out, mut at, mut lost) = (&mut self.out, 0, None);
-        let visited = data::for_each_piece(self.run, reader, &mut buf, |offset, piece| {
-            let hole = if sparse { 0 } else { offset - at };
-            let written = data::write_zeros(out, hole).and_then(|()| out.write_all(piece));
-            at = offset + piece.len() as u64;
+        let visited = data::for_each_piece(self.run, reader, &mut buf, |piece| {
+            let hole = if sparse { 0 } else { piece.offset - at };
+            let written = data::write_zeros(out, hole).and_then(|()| out.write_all(piece.bytes));
+            at = piece.end();
             written.map_err(|e| {
                 lost = Some(e);
                 Error::Cancelled
