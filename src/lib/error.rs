@@ -115,6 +115,48 @@ pub enum Error {
         /// The path in the image, as bytes.
         path: Vec<u8>,
     },
+    /// A directory that should be empty is not.
+    #[error("{path}: directory not empty", path = lossy(path))]
+    NotEmpty {
+        /// The path in the image, as bytes.
+        path: Vec<u8>,
+    },
+    /// A directory cannot be moved below itself.
+    #[error("{path}: cannot be moved into itself", path = lossy(path))]
+    IntoItself {
+        /// The path in the image, as bytes.
+        path: Vec<u8>,
+    },
+    /// A path's operation failed for a reason that does not name it.
+    #[error("{path}: {source}", path = lossy(path))]
+    OnPath {
+        /// The path in the image, as bytes.
+        path: Vec<u8>,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// A line of a script failed.
+    #[error("line {line}: {source}")]
+    Script {
+        /// Number of the line, from 1.
+        line: u64,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// One transaction cannot hold all of a change.
+    #[error("the change needs at least {need} blocks of journal in one transaction, the journal has {have}")]
+    TransactionTooLarge {
+        /// Blocks of log needed for what was looked at.
+        need: u64,
+        /// Blocks of log that there are.
+        have: u64,
+    },
+    /// Multiple-mount protection says that somebody else has the filesystem.
+    #[error("in use by {node} (multiple-mount protection)")]
+    MmpInUse {
+        /// The other host, as it calls itself; or what it does.
+        node: String,
+    },
     /// Too many symbolic links on the way.
     #[error("{path}: too many levels of symbolic links", path = lossy(path))]
     SymlinkLoop {
@@ -184,7 +226,7 @@ impl Error {
     }
 
     /// The name of the case, stable, for programs that read reports.
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Io { .. } => "io",
             Self::Host { .. } => "host",
@@ -201,6 +243,11 @@ impl Error {
             Self::NotDirectory { .. } => "not_directory",
             Self::IsDirectory { .. } => "is_directory",
             Self::Exists { .. } => "exists",
+            Self::NotEmpty { .. } => "not_empty",
+            Self::IntoItself { .. } => "into_itself",
+            Self::OnPath { source, .. } | Self::Script { source, .. } => source.kind(),
+            Self::TransactionTooLarge { .. } => "transaction_too_large",
+            Self::MmpInUse { .. } => "mmp_in_use",
             Self::SymlinkLoop { .. } => "symlink_loop",
             Self::NoSuchInode { .. } => "no_such_inode",
             Self::NoSpace { .. } => "no_space",
@@ -219,9 +266,37 @@ impl Error {
         }
     }
 
+    /// The same error, about `path` of the image: a path that it names already is replaced, else the path is added.
+    #[must_use]
+    pub fn about(self, path: &[u8]) -> Self {
+        let path = path.to_vec();
+        match self {
+            Self::NotFound { .. } => Self::NotFound { path },
+            Self::NotDirectory { .. } => Self::NotDirectory { path },
+            Self::IsDirectory { .. } => Self::IsDirectory { path },
+            Self::Exists { .. } => Self::Exists { path },
+            Self::NotEmpty { .. } => Self::NotEmpty { path },
+            Self::IntoItself { .. } => Self::IntoItself { path },
+            Self::SymlinkLoop { .. } => Self::SymlinkLoop { path },
+            e @ (Self::NoSpace { .. }
+            | Self::Corrupt { .. }
+            | Self::InvalidArgument { .. }
+            | Self::Unsupported { .. }) => Self::OnPath { path, source: Box::new(e) },
+            other => other,
+        }
+    }
+
+    /// The error without the path or line that was added to it.
+    pub fn bare(&self) -> &Self {
+        match self {
+            Self::OnPath { source, .. } | Self::Script { source, .. } => source.bare(),
+            other => other,
+        }
+    }
+
     /// Whether the image is damaged (as opposed to: the host failed, or the caller erred).
-    pub const fn is_corruption(&self) -> bool {
-        matches!(self, Self::Corrupt { .. } | Self::NotExt4 { .. } | Self::DeviceTooSmall { .. })
+    pub fn is_corruption(&self) -> bool {
+        matches!(self.bare(), Self::Corrupt { .. } | Self::NotExt4 { .. } | Self::DeviceTooSmall { .. })
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
 //! | [`mod@file`] | the write path: extent-status tree and reservations of delayed allocation so far |
 //! | [`source`] | where files come from: a directory of the host, listed once, read by several threads |
+//! | [`namei`] | operations on names: make, link, unlink, rename, content, attributes |
 //! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
 //! | [`check`] | checking: the table of problems, the passes, findings as text and JSON |
 //! | [`mkfs`] | making a filesystem: options, layout, writer |
@@ -37,6 +38,7 @@ pub mod format;
 pub mod inspect;
 pub mod journal;
 pub mod mkfs;
+pub mod namei;
 pub mod populate;
 pub mod progress;
 pub mod recover;

@@ -40,7 +40,7 @@ impl Exit {
 
 impl From<&Error> for Exit {
     fn from(e: &Error) -> Self {
-        match e {
+        match e.bare() {
             Error::Unsupported { .. } => Self::Unsupported,
             Error::Cancelled => Self::Cancelled,
             e if e.is_corruption() => Self::Damaged,

@@ -85,8 +85,12 @@ impl std::fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// What to do next about an error, where there is something.
-pub const fn hint(e: &Error) -> Option<&'static str> {
-    Some(match e {
+pub fn hint(e: &Error) -> Option<&'static str> {
+    Some(match e.bare() {
+        Error::TransactionTooLarge { .. } => {
+            "allow several transactions with --chunked, or give the image a larger journal"
+        }
+        Error::MmpInUse { .. } => "unmount it there; a claim that was left behind is removed by a checker",
         Error::Corrupt { .. } => "`e4fsck -n IMAGE` lists all that is wrong",
         Error::NotExt4 { .. } => "a filesystem that begins inside the image is named IMAGE@OFFSET",
         Error::NeedsRecovery => "e4sh and e4es show what is there without the journal",
@@ -111,7 +115,10 @@ pub fn error_json(e: &Error) -> Value {
     let mut object = Map::new();
     object.insert("kind".into(), e.kind().into());
     object.insert("message".into(), plain(&e.to_string()).into());
-    match e {
+    if let Error::OnPath { path, .. } = e {
+        object.insert("path".into(), String::from_utf8_lossy(path).into());
+    }
+    match e.bare() {
         Error::Corrupt { place, .. } => {
             object.insert("place".into(), json!(place));
         }
@@ -125,6 +132,8 @@ pub fn error_json(e: &Error) -> Value {
         | Error::NotDirectory { path }
         | Error::IsDirectory { path }
         | Error::Exists { path }
+        | Error::NotEmpty { path }
+        | Error::IntoItself { path }
         | Error::SymlinkLoop { path } => {
             object.insert("path".into(), String::from_utf8_lossy(path).into());
         }

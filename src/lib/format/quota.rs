@@ -257,6 +257,30 @@ impl Quota {
         }
         b.blocks.concat()
     }
+
+    /// Put an entry in the place that `id` has in `file`; whether it has one. The rest of the file stays as it is.
+    pub fn patch(file: &mut [u8], id: u32, entry: &QuotaEntry) -> bool {
+        let mut block = ROOT;
+        for byte in id.to_be_bytes() {
+            let at = (block as usize).saturating_mul(BLOCK).saturating_add(usize::from(byte).saturating_mul(4));
+            match le32(file, at) {
+                Some(next) if next > ROOT => block = next,
+                _ => return false,
+            }
+        }
+        let base = (block as usize).saturating_mul(BLOCK);
+        for slot in 0..ENTRIES_PER_LEAF {
+            let at = base.saturating_add(entry_at(slot));
+            let Some(raw) = file.get(at..).and_then(|b| RawEntry::read_from_prefix(b).ok()).map(|(raw, _)| raw) else {
+                return false;
+            };
+            if raw.id.get() == id && raw != RawEntry::new_zeroed() {
+                put(file, at, entry.to_raw(id).as_bytes());
+                return true;
+            }
+        }
+        false
+    }
 }
 
 struct Builder {

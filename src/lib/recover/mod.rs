@@ -131,6 +131,6 @@ fn later(a: Timestamp, b: Timestamp) -> Timestamp {
 }
 
 /// Whether an error may be passed over when salvaging.
-const fn is_damage(e: &Error) -> bool {
+fn is_damage(e: &Error) -> bool {
     e.is_corruption() || matches!(e, Error::NoSuchInode { .. })
 }
