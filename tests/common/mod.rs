@@ -97,10 +97,14 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let done = Command::new("umount").arg(self.dir.path()).status();
-        if !done.is_ok_and(|s| s.success()) {
-            eprintln!("umount {} failed", self.dir.path().display());
+        // A program that another test starts holds all open files for a moment, and with them the mount.
+        for _ in 0..100 {
+            if Command::new("umount").arg(self.dir.path()).output().is_ok_and(|o| o.status.success()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
         }
+        eprintln!("umount {} failed", self.dir.path().display());
     }
 }
 
