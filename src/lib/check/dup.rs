@@ -31,9 +31,9 @@ pub(super) fn run(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<()> {
     let found: Vec<Vec<Sharer>> = ctx.pool.install(|| {
         pieces(ctx)
             .par_iter()
-            .map_init(Harvest::default, |h, piece| {
+            .map_init(<(Harvest, Vec<u8>)>::default, |(h, buf), piece| {
                 ctx.progress.check()?;
-                Ok(sharers(ctx, *piece, h))
+                Ok(sharers(ctx, *piece, h, buf))
             })
             .collect::<Result<_>>()
     })?;
@@ -58,10 +58,10 @@ pub(super) fn run(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<()> {
     Ok(())
 }
 
-fn sharers(ctx: &Ctx<'_>, piece: Piece, h: &mut Harvest) -> Vec<Sharer> {
+fn sharers(ctx: &Ctx<'_>, piece: Piece, h: &mut Harvest, buf: &mut Vec<u8>) -> Vec<Sharer> {
     let mut out = Vec::new();
     // A table that cannot be read was reported by pass 1.
-    let _ = each_slot(ctx, piece, |ino, _, slot| {
+    let _ = each_slot(ctx, piece, buf, |ino, _, slot| {
         let n = ctx.note(ino);
         if n & note::USED == 0 || n & note::BAD_BLOCK != 0 || ino == Ino::BAD {
             return;

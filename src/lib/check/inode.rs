@@ -559,6 +559,7 @@ impl<J: Judge> Check<'_, '_, J> {
         let (v, ctx) = (self.v, self.ctx);
         if !v.is(FileType::Directory) {
             self.raise(P::HtreeNoDir)?;
+            return Ok(());
         }
         if !ctx.geo.features.compat.contains(Compat::DIR_INDEX) {
             self.raise(P::HtreeSet)?;

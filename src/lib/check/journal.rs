@@ -29,18 +29,25 @@ fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: &mut Clerk<
     let f = ctx.geo.features;
     let ino = Ino(sb.journal_inum.get());
     let recover = f.incompat.contains(Incompat::RECOVER);
+    if sb.journal_uuid != [0; 16] {
+        match external {
+            Some(dev) => external_journal(ctx, dev, clerk),
+            None => {
+                clerk.report(Finding::fs(P::CantFindJournal));
+            }
+        }
+        return;
+    }
     if !f.compat.contains(Compat::HAS_JOURNAL) {
-        if ino.0 != 0 || sb.journal_dev.get() != 0 {
+        if ino.0 != 0
+            && let Err(what) = journal_start(ctx, ino)
+        {
+            clerk.report(Finding::inode(P::JournalBadInode, ino).what(what));
+        } else if ino.0 != 0 || sb.journal_dev.get() != 0 {
             clerk.report(Finding::inode(P::JournalHasJournal, ino));
         }
         if recover {
             clerk.report(Finding::fs(P::JournalRecoverSet));
-        }
-        return;
-    }
-    if ino.0 == 0 {
-        if let Some(dev) = external {
-            external_journal(ctx, dev, clerk);
         }
         return;
     }

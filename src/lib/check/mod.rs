@@ -79,6 +79,8 @@ pub struct Outcome {
     pub errors: u64,
     /// All findings.
     pub findings: u64,
+    /// A filesystem was found.
+    pub opened: bool,
     /// The check could not be brought to its end.
     pub aborted: bool,
     /// Why a full check was made; `None` where none was: the filesystem says that it is clean.
@@ -151,7 +153,8 @@ fn run(
     let mut clerk = Clerk::new(sink);
     clerk.pass(Pass::P0);
     let Some(opened) = open::open(dev, options, &mut clerk)? else {
-        return Ok(outcome(&clerk, true, Some(Reason::Problems), Summary::default()));
+        let none = outcome(&clerk, true, Some(Reason::Problems), Summary::default());
+        return Ok(Outcome { opened: false, ..none });
     };
     let vol = &opened.vol;
     let problems = clerk.found > 0;
@@ -180,7 +183,7 @@ fn run(
 }
 
 const fn outcome(clerk: &Clerk<'_>, aborted: bool, reason: Option<Reason>, summary: Summary) -> Outcome {
-    Outcome { errors: clerk.errors, findings: clerk.found, aborted, reason, summary }
+    Outcome { opened: true, errors: clerk.errors, findings: clerk.found, aborted, reason, summary }
 }
 
 /// Why a full check is due.

@@ -8,12 +8,14 @@ use super::report::Finding;
 use super::state::Clerk;
 use super::{CheckOptions, Journal};
 use crate::device::BlockDevice;
-use crate::error::{Error, Flaw, Result};
-use crate::format::features::Incompat;
+use crate::error::{Error, FeatureBit, Flaw, Result};
+use crate::format::features::{Compat, Features, Incompat, RoCompat};
 use crate::format::superblock::{self, Superblock};
 use crate::units::{Fsblk, Group};
 use crate::volume::{DirtyJournal, Geometry, OpenOptions, Volume};
 
+/// Highest `rev_level` there is.
+const MAX_REVISION: u32 = 1;
 /// A filesystem larger than the device by more than this factor is not opened: its size is wrong beyond doubt.
 const MAX_TRUNCATION: u64 = 16;
 /// … except below this size in bytes.
@@ -48,6 +50,52 @@ fn reason(e: &Error) -> &'static str {
     }
 }
 
+/// A field that does not keep e2fsck from opening the filesystem, but from checking it: damage that counts.
+fn later_field(e: &Error) -> Option<(&'static str, u64)> {
+    const FIELDS: [&str; 3] = ["first_ino", "first_data_block", "log_groups_per_flex"];
+    match e {
+        Error::Corrupt { what: Flaw::Field { field, value, .. }, .. } if FIELDS.contains(field) => {
+            Some((field, *value))
+        }
+        _ => None,
+    }
+}
+
+/// Features that change what is right, and that are not known here. (Those that stand in the way of reading were refused
+/// when opening.)
+fn unknown_features(f: Features) -> Vec<FeatureBit> {
+    const COMPAT: Compat = Compat::DIR_PREALLOC
+        .union(Compat::IMAGIC_INODES)
+        .union(Compat::HAS_JOURNAL)
+        .union(Compat::EXT_ATTR)
+        .union(Compat::RESIZE_INODE)
+        .union(Compat::DIR_INDEX)
+        .union(Compat::SPARSE_SUPER2)
+        .union(Compat::FAST_COMMIT)
+        .union(Compat::STABLE_INODES)
+        .union(Compat::ORPHAN_FILE);
+    const RO_COMPAT: RoCompat = RoCompat::SPARSE_SUPER
+        .union(RoCompat::LARGE_FILE)
+        .union(RoCompat::HUGE_FILE)
+        .union(RoCompat::GDT_CSUM)
+        .union(RoCompat::DIR_NLINK)
+        .union(RoCompat::EXTRA_ISIZE)
+        .union(RoCompat::QUOTA)
+        .union(RoCompat::BIGALLOC)
+        .union(RoCompat::METADATA_CSUM)
+        .union(RoCompat::READONLY)
+        .union(RoCompat::PROJECT)
+        .union(RoCompat::SHARED_BLOCKS)
+        .union(RoCompat::VERITY)
+        .union(RoCompat::ORPHAN_PRESENT);
+    let rest = Features {
+        compat: f.compat.difference(COMPAT),
+        ro_compat: f.ro_compat.difference(RO_COMPAT),
+        ..Features::default()
+    };
+    rest.bits().collect()
+}
+
 /// Open the filesystem. `None` where there is none to check: that has been reported.
 pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<Option<Opened>> {
     let given = opts.superblock.filter(|b| b.0 != 0);
@@ -58,7 +106,14 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
             match own_backup(dev).map_or_else(|| Volume::open(Arc::clone(dev), &options(None, None, true)), Ok) {
                 Ok(vol) => {
                     let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
-                    clerk.report(Finding::fs(P::OpenFailed).what(reason(&e)).block(at));
+                    match later_field(&e) {
+                        Some((field, value)) => {
+                            clerk.report(Finding::fs(P::MiscCorruptSuper).what(field).num(value));
+                        }
+                        None => {
+                            clerk.report(Finding::fs(P::OpenFailed).what(reason(&e)).block(at));
+                        }
+                    }
                     (vol, true)
                 }
                 Err(Error::Unsupported { features }) => return Err(Error::Unsupported { features }),
@@ -74,6 +129,14 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
         }
         Err(e) => return Err(e),
     };
+    let unknown = unknown_features(vol.geometry().features);
+    if !unknown.is_empty() {
+        return Err(Error::Unsupported { features: unknown });
+    }
+    if vol.superblock().rev_level.get() > MAX_REVISION {
+        clerk.report(Finding::fs(P::SuperblockCorrupt).what("rev_level"));
+        return Ok(None);
+    }
     if !check_size(dev.len(), vol.geometry(), clerk) {
         return Ok(None);
     }

@@ -32,6 +32,11 @@ fn fields(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     if sb.r_blocks_count() > ctx.geo.blocks_count / 2 {
         clerk.report(Finding::fs(P::MiscCorruptSuper).what("r_blocks_count").num(sb.r_blocks_count()));
     }
+    let bigalloc = ctx.geo.features.ro_compat.contains(RoCompat::BIGALLOC);
+    let clusters = sb.clusters_per_group.get();
+    if !bigalloc && clusters != sb.blocks_per_group.get() {
+        clerk.report(Finding::fs(P::MiscCorruptSuper).what("clusters_per_group").num(clusters));
+    }
     let room = usize::from(ctx.geo.inode_size).saturating_sub(GOOD_OLD_SIZE);
     if room > 0 {
         let bad = |v: u16| v != 0 && (v < 4 || usize::from(v) > room || !v.is_multiple_of(4));

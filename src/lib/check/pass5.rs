@@ -7,6 +7,7 @@ use super::report::Finding;
 use super::state::{Clerk, Ctx, note};
 use crate::error::Result;
 use crate::format::bitmap::{self, Kind};
+use crate::format::group_desc::GroupDesc;
 use crate::units::{Fsblk, Group, Ino};
 
 /// What one group's look gives.
@@ -69,6 +70,19 @@ fn read(ctx: &Ctx<'_>, group: Group, at: Fsblk, what: &'static str, out: &mut Gr
     None
 }
 
+fn descriptor_is_right(ctx: &Ctx<'_>, group: Group, desc: &GroupDesc) -> Result<bool> {
+    let want = desc.computed_checksum(ctx.csums, group, ctx.geo.desc_size, ctx.vol.raw_group(group)?);
+    Ok(want.is_none_or(|w| w == desc.checksum.get()))
+}
+
+/// A bitmap that a doubtful descriptor calls uninitialised: it may be in use, so its end should be as it must be.
+fn written_after_all(ctx: &Ctx<'_>, group: Group, at: Fsblk, bytes: usize, problem: P, out: &mut Group5) {
+    let block = ctx.geo.has_block(at).then(|| ctx.vol.block(at).ok()).flatten();
+    if block.is_some_and(|b| b.get(bytes..).unwrap_or_default().iter().any(|x| *x != 0xff)) {
+        out.findings.push(Finding::group(problem, group));
+    }
+}
+
 /// Call `f` for every run of bits that differ, with its range and whether `want` has them set.
 fn differences(have: &[u8], want: &[u8], bits: usize, mut f: impl FnMut(std::ops::Range<usize>, bool)) {
     let mut run: Option<(std::ops::Range<usize>, bool)> = None;
@@ -107,6 +121,9 @@ fn blocks(ctx: &Ctx<'_>, group: Group, out: &mut Group5) -> Result<()> {
     let mut found = vec![0u8; bytes];
     ctx.found.copy_bytes(first, &mut found);
     let uninit = !ctx.from_backup && ctx.vol.is_block_uninit(&desc);
+    if uninit && !descriptor_is_right(ctx, group, &desc)? {
+        written_after_all(ctx, group, desc.block_bitmap(), bytes, P::BlockBitmapPadding, out);
+    }
     let disk = if uninit {
         if bits < per as usize {
             // The last group, cut short: a bitmap that was never written does not say where it ends.
@@ -173,6 +190,9 @@ fn inodes(ctx: &Ctx<'_>, group: Group, out: &mut Group5) -> Result<()> {
         }
     }
     let uninit = !ctx.from_backup && ctx.vol.is_inode_uninit(&desc);
+    if uninit && !descriptor_is_right(ctx, group, &desc)? {
+        written_after_all(ctx, group, desc.inode_bitmap(), bytes, P::InodeBitmapPadding, out);
+    }
     let disk = if uninit {
         vec![0; bytes]
     } else {

@@ -66,7 +66,7 @@ problems! {
     InodeTableNotInGroup P0 3 0x000003 Relocate Stop [] "inode table of group {group} is at block {block}, outside the range it may be in";
     SuperblockCorrupt P0 4 0x000004 Nothing Stop [fatal] "no usable superblock: {what}";
     FsSizeWrong P0 5 0x000005 Abort Stop [] "the superblock counts {num} blocks, the device has room for {want}";
-    MiscCorruptSuper P0 11 0x00000b Nothing Stop [fatal] "superblock field {what} has the impossible value {num}";
+    MiscCorruptSuper P0 11 0x00000b Nothing Stop [] "superblock field {what} has the impossible value {num}";
     JournalBadInode P0 15 0x00000f Clear Fix [] "the journal (inode {ino}) is not usable: {what}";
     JournalBadSuper P0 21 0x000015 Fix Fix [] "the journal superblock is damaged: {what}";
     JournalHasJournal P0 22 0x000016 Clear Fix [harmless] "the has_journal feature is off, but there is a journal (inode {ino})";
@@ -90,6 +90,7 @@ problems! {
     Bit64WithoutExtents P0 72 0x000048 Fix Fix [harmless] "the 64bit feature is set without the extent feature";
     CsumSeedWithoutMetaCsum P0 75 0x00004b Fix Fix [harmless] "the metadata_csum_seed feature is set without metadata_csum";
     JournalBadUuid P0 19 0x000013 Nothing Stop [fatal] "the external journal does not serve this filesystem";
+    CantFindJournal P0 17 0x000011 Nothing Stop [] "the journal is on a device of its own, which was not given";
     ExtJournalBadSuper P0 18 0x000012 Nothing Stop [fatal] "the external journal has no usable superblock: {what}";
     ExtJournalCsum P0 74 0x00004a Fix Fix [harmless] "checksum of the external journal's superblock does not match";
     BadMinExtraIsize P0 77 0x00004d Fix Stop [harmless] "min_extra_isize is {num}, which no inode can have";

@@ -167,6 +167,9 @@ impl Geometry {
         }
         let log_cluster = sb.log_cluster_size.get();
         let bigalloc = features.ro_compat.contains(RoCompat::BIGALLOC);
+        if !bigalloc && log_cluster != log_block {
+            return Err(field("log_cluster_size", log_cluster.into()));
+        }
         if bigalloc && (log_cluster < log_block || log_cluster > MAX_LOG_CLUSTER_SIZE) {
             return Err(field("log_cluster_size", log_cluster.into()));
         }
