@@ -85,8 +85,8 @@ fn run(args: &Show, host: &cli::Session) -> Result<Exit, Failure> {
     });
     settings.open.verify_checksums = !args.no_checksums;
     let mut session = Session::new(settings);
-    if session.open(image)? {
-        host.warn("the journal was not written back: what is shown may be out of date");
+    if let Some(seen) = session.open(image)? {
+        host.warn(seen);
     }
     let mut out = host.out();
     let Some(path) = &args.path else {

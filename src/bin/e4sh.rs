@@ -41,7 +41,8 @@ struct Args {
     #[arg(short = 'w', long)]
     write: bool,
 
-    /// Open what is badly damaged: group descriptors are not checked, and the image may be cut short.
+    /// Open what is badly damaged: group descriptors are not checked, the image may be cut short, and a journal that was
+    /// not written back is left alone.
     #[arg(short = 'c', long)]
     catastrophic: bool,
 
@@ -107,9 +108,9 @@ fn run(args: &Args, host: &cli::Session) -> Result<Status, Failure> {
     args.check()?;
     let mut session = Session::new(args.settings(host));
     if let Some(image) = &args.image
-        && session.open(image)?
+        && let Some(seen) = session.open(image)?
     {
-        host.warn("the journal was not written back: what is shown may be out of date");
+        host.warn(seen);
     }
     let mut out = host.out();
     if !args.requests.is_empty() {

@@ -8,7 +8,9 @@ use ext4kit::Error;
 use ext4kit::cli::{self, Exit, Failure, Session};
 use ext4kit::device::Access;
 use ext4kit::extract::{Destination, Extractor, Listing, Note, Observer, Options, Report, Source, printable};
+use ext4kit::journal::{OnDamage, RecoverOptions};
 use ext4kit::progress::Silent;
+use ext4kit::recover::open_recovered;
 use ext4kit::volume::{LastLink, OpenOptions, Volume};
 use serde_json::json;
 
@@ -29,6 +31,12 @@ impl Teller<'_> {
     fn new<'a>(args: &Args, session: &'a Session, stdout_taken: bool) -> Teller<'a> {
         let bar = session.terminal.draws() && !args.quiet && !args.json;
         Teller { session, verbose: args.verbose, bar, stdout_taken }
+    }
+
+    fn warn(&self, text: &str) {
+        if !self.session.json {
+            self.error_line(&format!("{}: warning: {text}", self.session.tool.name));
+        }
     }
 
     fn error_line(&self, line: &str) {
@@ -57,9 +65,7 @@ impl Observer for Teller<'_> {
     }
 
     fn note(&self, note: Note) {
-        if !self.session.json {
-            self.error_line(&format!("{}: warning: {note}", self.session.tool.name));
-        }
+        self.warn(&note.to_string());
     }
 
     fn wants_paths(&self) -> bool {
@@ -105,7 +111,18 @@ fn for_each_image(
     for image in by_image(sources) {
         let spec = ImagePath { image: image.name, path: Vec::new() }.spec();
         let device = spec.open(Access::ReadOnly)?;
-        let volume = Volume::open(device, &OpenOptions::default())?;
+        let recovery = RecoverOptions { on_damage: OnDamage::Salvage, now: None };
+        let (volume, seen) = open_recovered(device, None, recovery, &OpenOptions::default())?;
+        if seen.journal.needed {
+            let damage = seen.journal.damage.or(seen.orphans.damage);
+            total.failed += u64::from(damage.is_some());
+            teller.warn(&match damage {
+                None => "the journal was not written back: it is recovered in memory, the image stays as it is".into(),
+                Some(why) => {
+                    format!("the journal was not written back and is damaged ({why}): files may be out of date")
+                }
+            });
+        }
         let mut found = Vec::new();
         for path in &image.paths {
             match Source::find(&volume, path, last) {

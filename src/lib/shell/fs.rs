@@ -133,9 +133,9 @@ fn open(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome 
     if let Some(block) = o.value('s') {
         options.superblock = Some(Fsblk(number(block, "block number")?));
     }
-    let dirty = session.open_with(OsStr::from_bytes(o.operand(0)), &options)?;
-    if dirty && session.settings().format != Format::Json {
-        writeln!(out, "the journal was not written back: what is shown may be out of date")?;
+    let seen = session.open_with(OsStr::from_bytes(o.operand(0)), &options)?;
+    if let Some(seen) = seen.filter(|_| session.settings().format != Format::Json) {
+        writeln!(out, "{seen}")?;
     }
     Ok(())
 }

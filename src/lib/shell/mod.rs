@@ -23,7 +23,7 @@ mod xattr;
 pub use args::{Args, Options};
 pub use lexer::split;
 pub use script::{Stopped, run_interactive, run_line, run_script};
-pub use session::{Session, Settings};
+pub use session::{DirtyJournalSeen, Session, Settings};
 pub use table::{Command, Family, commands, find};
 
 use crate::error::Error;

@@ -5,14 +5,17 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::{Failure, Outcome};
-use crate::device::{Access, ImageSpec};
+use crate::device::{Access, BlockDevice, ImageSpec};
 use crate::error::{Error, Result};
 use crate::format::dirent::is_dot_or_dotdot;
 use crate::format::features::Incompat;
 use crate::format::inode::{FileType, Inode};
 use crate::inspect::{Format, View, show};
+use crate::journal::{OnDamage, RecoverOptions};
+use crate::recover::open_recovered;
 use crate::units::Ino;
 use crate::volume::{DirtyJournal, LastLink, OpenOptions, Owner, Volume};
 
@@ -33,6 +36,30 @@ impl Settings {
     pub fn new(format: Format) -> Self {
         let open = OpenOptions { dirty_journal: DirtyJournal::Ignore, ..OpenOptions::default() };
         Self { format, open }
+    }
+}
+
+/// What came of a journal that was not written back.
+#[derive(Debug)]
+pub enum DirtyJournalSeen {
+    /// It was recovered in memory: shown is what a mount would show.
+    Recovered,
+    /// The same, as far as it could be read.
+    Damaged(String),
+    /// It could not be recovered, for this reason, or was not wanted: shown is what is there without it.
+    LeftOut(Option<Error>),
+}
+
+impl std::fmt::Display for DirtyJournalSeen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let old = "what is shown may be out of date";
+        f.write_str("the journal was not written back")?;
+        match self {
+            Self::Recovered => f.write_str(": it is recovered in memory, the image stays as it is"),
+            Self::Damaged(why) => write!(f, " and is damaged ({why}): {old}"),
+            Self::LeftOut(Some(why)) => write!(f, " and cannot be recovered ({why}): {old}"),
+            Self::LeftOut(None) => write!(f, ": {old}"),
+        }
     }
 }
 
@@ -71,20 +98,25 @@ impl Session {
         &self.settings
     }
 
-    /// Open an image (`PATH` or `PATH@OFFSET`), in place of what was open. Returns whether its journal was not written
-    /// back, so that what is seen may be out of date.
-    pub fn open(&mut self, image: &OsStr) -> Result<bool> {
+    /// Open an image (`PATH` or `PATH@OFFSET`), in place of what was open. Tells where its journal was not written back.
+    /// Such a journal is recovered in memory; not for what is opened by a backup superblock or as badly damaged.
+    pub fn open(&mut self, image: &OsStr) -> Result<Option<DirtyJournalSeen>> {
         let options = self.settings.open;
         self.open_with(image, &options)
     }
 
     /// [`Session::open`] with other options.
-    pub fn open_with(&mut self, image: &OsStr, options: &OpenOptions) -> Result<bool> {
+    pub fn open_with(&mut self, image: &OsStr, options: &OpenOptions) -> Result<Option<DirtyJournalSeen>> {
         let image = ImageSpec::parse(image);
-        let volume = Volume::open(image.open(Access::ReadOnly)?, options)?;
-        let dirty = volume.geometry().features.incompat.contains(Incompat::RECOVER);
+        let device = image.open(Access::ReadOnly)?;
+        let volume = Volume::open(Arc::clone(&device), options)?;
+        let (volume, seen) = if volume.geometry().features.incompat.contains(Incompat::RECOVER) {
+            recovered(volume, device, options)
+        } else {
+            (volume, None)
+        };
         self.opened = Some(Opened { image, volume, root: Ino::ROOT, cwd: Ino::ROOT });
-        Ok(dirty)
+        Ok(seen)
     }
 
     /// Close what is open.
@@ -223,6 +255,21 @@ impl Session {
             }
         }
         damage.into_iter().next().map_or(Ok(()), |d| Err(d.0.into()))
+    }
+}
+
+/// A volume over `device`, which `as_is` shows without its journal, recovered in memory where that is possible.
+fn recovered(as_is: Volume, device: Arc<dyn BlockDevice>, options: &OpenOptions) -> (Volume, Option<DirtyJournalSeen>) {
+    if options.superblock.is_some() || options.allow_truncated {
+        return (as_is, Some(DirtyJournalSeen::LeftOut(None)));
+    }
+    let recovery = RecoverOptions { on_damage: OnDamage::Salvage, now: None };
+    match open_recovered(device, None, recovery, options) {
+        Ok((volume, report)) => {
+            let damage = report.journal.damage.or(report.orphans.damage);
+            (volume, Some(damage.map_or(DirtyJournalSeen::Recovered, DirtyJournalSeen::Damaged)))
+        }
+        Err(e) => (as_is, Some(DirtyJournalSeen::LeftOut(Some(e)))),
     }
 }
 
