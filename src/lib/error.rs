@@ -46,6 +46,18 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
+    /// An archive cannot be read, or holds something that cannot be.
+    #[error("{archive}: {at}: {flaw}", archive = archive.display(), at = entry_at(entry, *offset))]
+    Archive {
+        /// Which archive.
+        archive: PathBuf,
+        /// The entry's path as the archive has it; empty where it is not known.
+        entry: Vec<u8>,
+        /// Byte of the (unpacked) archive where the entry's header begins.
+        offset: u64,
+        /// What is wrong.
+        flaw: EntryFlaw,
+    },
     /// The image is damaged.
     #[error("{place}: {what}")]
     Corrupt {
@@ -210,6 +222,10 @@ fn lossy(path: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(path)
 }
 
+fn entry_at(entry: &[u8], offset: u64) -> String {
+    if entry.is_empty() { format!("byte {offset}") } else { format!("entry {} at byte {offset}", lossy(entry)) }
+}
+
 fn list(features: &[FeatureBit]) -> String {
     features.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -231,6 +247,7 @@ impl Error {
             Self::Io { .. } => "io",
             Self::Host { .. } => "host",
             Self::HostChanged { .. } => "host_changed",
+            Self::Archive { .. } => "archive",
             Self::Corrupt { .. } => "corrupt",
             Self::Unsupported { .. } => "unsupported",
             Self::DeviceTooSmall { .. } => "device_too_small",
@@ -298,6 +315,106 @@ impl Error {
     pub fn is_corruption(&self) -> bool {
         matches!(self.bare(), Self::Corrupt { .. } | Self::NotExt4 { .. } | Self::DeviceTooSmall { .. })
     }
+}
+
+/// What is wrong with an entry of an archive or of a list of files.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryFlaw {
+    /// No archive at all.
+    #[error("this is not a tar archive")]
+    NotArchive,
+    /// The archive ends inside the entry.
+    #[error("the archive ends here, too early")]
+    Truncated,
+    /// The header's checksum is wrong.
+    #[error("the header's checksum does not match")]
+    Checksum,
+    /// A number of the header or of a record makes no sense.
+    #[error("{field} is not a number in range")]
+    Number {
+        /// Which one.
+        field: &'static str,
+    },
+    /// A record of a pax header is malformed.
+    #[error("malformed extended header")]
+    Record,
+    /// Something is longer than any sane archive has it.
+    #[error("{what} of {len} bytes is too long")]
+    TooLong {
+        /// What.
+        what: &'static str,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// The map of a sparse file is malformed.
+    #[error("the map of the sparse file makes no sense")]
+    SparseMap,
+    /// A type of entry that is not known.
+    #[error("entries of type {} are not known", char::from(*code).escape_default())]
+    Type {
+        /// The type's letter.
+        code: u8,
+    },
+    /// A part of an archive of several volumes.
+    #[error("archives of several volumes are not supported")]
+    MultiVolume,
+    /// The path leads out of the tree.
+    #[error("the path leads out of the tree")]
+    Escapes,
+    /// A name that no directory can hold.
+    #[error("a name of {len} bytes is too long")]
+    NameTooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// A name or target with a NUL byte.
+    #[error("a path holds a NUL byte")]
+    NulInName,
+    /// Too many directories on the way.
+    #[error("too many directories on the way")]
+    TooDeep,
+    /// Too many symbolic links on the way.
+    #[error("too many levels of symbolic links")]
+    SymlinkLoop,
+    /// A file stands where a directory is needed.
+    #[error("a file is in the way: not a directory")]
+    NotDirectory,
+    /// The root is a directory, and stays one.
+    #[error("the root must be a directory")]
+    IsRoot,
+    /// A symbolic link without a target.
+    #[error("the target of the symbolic link is empty")]
+    NoTarget,
+    /// A hard link to something that is not there.
+    #[error("hard link to {}, which is not there", lossy(target))]
+    LinkTarget {
+        /// What it should link to.
+        target: Vec<u8>,
+    },
+    /// A hard link to a directory.
+    #[error("hard link to {}, which is a directory", lossy(target))]
+    LinkToDirectory {
+        /// What it should link to.
+        target: Vec<u8>,
+    },
+    /// Device numbers that an inode cannot hold.
+    #[error("device {major}:{minor} is out of range")]
+    Device {
+        /// Major number.
+        major: u64,
+        /// Minor number.
+        minor: u64,
+    },
+    /// An access control list that cannot be read.
+    #[error("the access control list cannot be read: {}", lossy(text))]
+    Acl {
+        /// The list, as the archive has it.
+        text: Vec<u8>,
+    },
+    /// More files than there can be inodes.
+    #[error("more than 2^32 files")]
+    TooMany,
 }
 
 /// What was being done to the device.

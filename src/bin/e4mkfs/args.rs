@@ -72,8 +72,8 @@ pub(crate) struct Args {
     /// Revision
     #[arg(short = 'r', value_name = "REVISION")]
     pub(crate) revision: Option<u32>,
-    /// Fill it from this directory
-    #[arg(short = 'd', value_name = "DIR")]
+    /// Fill it from this directory or tar archive (plain, gzip, zstd, xz); `-` is an archive from standard input
+    #[arg(short = 'd', value_name = "DIR|TAR")]
     pub(crate) source: Option<PathBuf>,
     /// Overwrite without asking
     #[arg(short = 'F', action = ArgAction::Count)]

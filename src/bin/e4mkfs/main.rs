@@ -1,8 +1,9 @@
-//! `e4mkfs`: make an ext2, ext3 or ext4 filesystem, empty or filled from a directory.
+//! `e4mkfs`: make an ext2, ext3 or ext4 filesystem, empty or filled from a directory or a tar archive.
 
 mod args;
 mod target;
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,8 +11,9 @@ use std::process::ExitCode;
 use args::Args;
 use ext4kit::cli::{self, Exit, Failure, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, WindowDevice};
+use ext4kit::env::Timestamp;
 use ext4kit::mkfs::{Draft, Layout, Options, Size, parse};
-use ext4kit::populate::{HostDir, Source, Tree, build, fit};
+use ext4kit::populate::{HostDir, Source, TarFile, Tree, build, fit};
 use target::Target;
 
 fn main() -> ExitCode {
@@ -28,7 +30,7 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let progress = session.progress(args.quiet);
     let threads = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
     let source = match &args.source {
-        Some(path) => Some(open_source(path, args, extra.no_copy_xattrs)?),
+        Some(path) => Some(open_source(path, args, extra.no_copy_xattrs, now)?),
         None => None,
     };
     let tree = source.as_ref().map(|s| s.list(threads, &*progress)).transpose()?;
@@ -67,7 +69,7 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
     let draft = pool.install(|| match (&source, &tree) {
-        (Some(source), Some(tree)) => build(layout, source, tree, device, target.fresh, threads, &*progress),
+        (Some(source), Some(tree)) => build(layout, &**source, tree, device, target.fresh, threads, &*progress),
         _ => Draft::new(layout).and_then(|mut d| d.write(device, target.fresh).map(|()| d)),
     })?;
     target.finish()?;
@@ -77,10 +79,21 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn open_source(path: &Path, args: &Args, without_xattrs: bool) -> Result<HostDir, Failure> {
+/// A directory, a tar archive, or `-`: an archive from standard input.
+fn open_source(path: &Path, args: &Args, without_xattrs: bool, now: Timestamp) -> Result<Box<dyn Source>, Failure> {
     let owner = args.owner.as_deref().map(parse::owner).transpose()?;
-    let source = HostDir::open(path)?.owned_by(owner);
-    Ok(if without_xattrs { source.without_xattrs() } else { source })
+    if path.is_dir() {
+        let source = HostDir::open(path)?.owned_by(owner);
+        return Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }));
+    }
+    let source = if path.as_os_str() == "-" {
+        let input = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 0).map_err(std::io::Error::from)?;
+        TarFile::from_file(File::from(input), "standard input")?
+    } else {
+        TarFile::open(path)?
+    };
+    let source = source.owned_by(owner).implied_at(now).spool_in(std::env::temp_dir());
+    Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }))
 }
 
 fn summary(draft: &Draft, tree: Option<&Tree>, session: &Session) -> Result<(), Failure> {

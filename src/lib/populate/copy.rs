@@ -15,7 +15,7 @@ use crate::format::csum::Checksums;
 use crate::format::extent::Extent;
 use crate::progress::{Progress, Step, Unit};
 use crate::source::tree::{Data, Node, NodeId, Tree};
-use crate::source::{Reader, Source};
+use crate::source::{Reader, Source, Xattrs};
 use crate::units::{Fsblk, Lblk};
 
 /// Bytes of a thread's buffer, a multiple of every block size.
@@ -24,9 +24,6 @@ const BUFFER: usize = 512 * 1024;
 const PIECE: u64 = 4 << 20;
 /// Files that a thread takes at once.
 const FILES: u32 = 256;
-
-/// Extended attributes of a node: names and values, sorted by name.
-pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A share of the work.
 enum Job {
@@ -163,6 +160,7 @@ impl Copier<'_> {
             }
             w.flush()?;
         }
+        w.reader.finish()?;
         Ok(w.xattrs)
     }
 }

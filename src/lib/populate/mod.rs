@@ -11,7 +11,7 @@ mod inodes;
 mod plan;
 mod xattrs;
 
-pub use crate::source::{Attributes, HostDir, Reader, Segment, Source, Tree};
+pub use crate::source::{Attributes, HostDir, Reader, Segment, Source, TarFile, Tree};
 pub use fit::fit;
 
 use crate::device::BlockDevice;

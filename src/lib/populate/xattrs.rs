@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::copy::Xattrs;
 use super::plan::NONE;
 use crate::error::{Error, Result};
 use crate::format::acl::Acl;
@@ -14,6 +13,7 @@ use crate::format::inode::{FileType, Inode, InodeFlags};
 use crate::format::xattr::{self, NewValue, NewXattr};
 use crate::mkfs::Draft;
 use crate::mkfs::fill::finish_inode;
+use crate::source::Xattrs;
 use crate::source::tree::{NodeId, Tree};
 use crate::units::{Fsblk, Ino};
 

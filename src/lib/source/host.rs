@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::tree::{Attributes, Data, Name, Node, NodeId, Segment, Tree};
-use super::{Reader, Source};
+use super::{Reader, Source, Xattrs};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
 use crate::format::inode::FileType;
@@ -423,7 +423,7 @@ impl HostReader<'_> {
         &self,
         list: impl Fn(&mut Vec<u8>) -> rustix::io::Result<usize>,
         get: impl Fn(&CStr, &mut Vec<u8>) -> rustix::io::Result<usize>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    ) -> Result<Xattrs> {
         let fail = |e| self.source.error("read the extended attributes of", &self.path(), e);
         let mut names = vec![0u8; 1024];
         let n = match grow(&mut names, list) {
@@ -495,7 +495,7 @@ impl Reader for HostReader<'_> {
         Ok(())
     }
 
-    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    fn xattrs(&mut self) -> Result<Xattrs> {
         if !self.source.xattrs {
             return Ok(Vec::new());
         }

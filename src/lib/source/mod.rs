@@ -1,13 +1,19 @@
 //! Where files come from: a source lists a tree once, and then hands out contents to several threads at once.
 
+pub(crate) mod forest;
 mod host;
+mod tar;
 pub(crate) mod tree;
 
 pub use host::HostDir;
+pub use tar::TarFile;
 pub use tree::{Attributes, Segment, Tree};
 
 use crate::error::Result;
 use crate::progress::Progress;
+
+/// Extended attributes of a file: names and values, sorted by name.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A source of files.
 pub trait Source: Sync {
@@ -43,11 +49,19 @@ pub trait Reader {
     ///
     /// # Errors
     /// What cannot be read, by name.
-    fn xattrs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+    fn xattrs(&mut self) -> Result<Xattrs>;
 
     /// Done with the node.
     ///
     /// # Errors
     /// [`crate::Error::HostChanged`] where it is not what was listed any more.
     fn close(&mut self) -> Result<()>;
+
+    /// Done with all nodes.
+    ///
+    /// # Errors
+    /// [`crate::Error::HostChanged`] where the source as a whole is not what was listed any more.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

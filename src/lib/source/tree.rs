@@ -101,6 +101,8 @@ pub struct Tree {
     pub(crate) entries: Vec<Entry>,
     pub(crate) names: Vec<u8>,
     pub(crate) sparse: Vec<Vec<Segment>>,
+    /// Directories that the source does not name, only what is in them; ascending.
+    pub(crate) implied: Vec<NodeId>,
 }
 
 impl Tree {
