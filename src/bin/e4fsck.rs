@@ -1,23 +1,25 @@
-//! `e4fsck`: check an ext2, ext3 or ext4 filesystem in an image.
+//! `e4fsck`: check and repair an ext2, ext3 or ext4 filesystem in an image.
 //!
-//! Options and exit codes are e2fsck's. This version only looks: without `-n` it behaves the same, and says with exit code 8
-//! that repairs are not possible yet where there is something to repair.
+//! Options and exit codes are e2fsck's. With `-n` nothing is written; otherwise the journal is recovered first.
 
-use std::io::Write;
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use ext4kit::check::{self, CheckOptions, Finding, Journal, JsonSink, Outcome, PROBLEMS, Pass, Reason, Sink, TextSink};
+use ext4kit::check::{
+    self, Answers, Ask, CheckOptions, Finding, Journal, JsonSink, PROBLEMS, Pass, Reason, RepairOptions, Repaired,
+    Sink, TextSink,
+};
 use ext4kit::cli::{self, Failure, FsckExit, Session, Tool};
 use ext4kit::device::{Access, FileDevice, ImageSpec};
 use ext4kit::units::Fsblk;
 use serde_json::json;
 
-/// Check a filesystem.
+/// Check and repair a filesystem.
 ///
-/// IMAGE is a file or a block device; IMAGE@OFFSET is a filesystem inside it. Nothing is written by this version: with -p, -a
-/// or -y, and without -n, problems are reported and the exit code says that they could not be repaired.
+/// IMAGE is a file or a block device; IMAGE@OFFSET is a filesystem inside it. Without -n, what the journal holds is recovered
+/// first. Without -n, -p, -a and -y, questions are asked on the terminal.
 #[derive(Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "one per option of e2fsck")]
 struct Args {
@@ -146,8 +148,9 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
     check_arguments(args)?;
     let Some(image) = &args.image else { return Err(Failure::Usage("which image?".into())) };
     let spec = ImageSpec::parse(image);
+    let access = if args.no { Access::ReadOnly } else { Access::ReadWrite };
     // Read, not mapped: most reads are of single blocks far apart, where a page fault costs more than a call.
-    let device = spec.windowed(FileDevice::open(&spec.path, Access::ReadOnly)?)?;
+    let device = spec.windowed(FileDevice::open(&spec.path, access)?)?;
     let options = CheckOptions {
         superblock: args.superblock.map(Fsblk),
         block_size: args.block_size,
@@ -155,29 +158,45 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
         now: cli::clock(&["E2FSCK_TIME", "SOURCE_DATE_EPOCH"])?.now(),
         jobs: args.jobs,
         journal: Journal::Skip,
-        journal_device: args.journal.as_ref().map(|j| ImageSpec::parse(j).open(Access::ReadOnly)).transpose()?,
+        journal_device: args.journal.as_ref().map(|j| ImageSpec::parse(j).open(access)).transpose()?,
     };
     let progress = session.progress(args.json || args.completion.is_none());
-    let mut report = if args.json {
-        Report::Json(JsonSink::default())
+    let preen = args.preen || args.auto;
+    let mut report =
+        if args.json { Report::Json(JsonSink::default()) } else { Report::Text(TextSink::new(session.out(), !preen)) };
+    let mut asker = Asker::default();
+    let done = if args.no {
+        let left = check::check(&device, &options, &mut report, &*progress)?;
+        Repaired { left, fixed: 0, stopped: false, recovered: ext4kit::recover::Report::default() }
     } else {
-        Report::Text(TextSink::new(session.out(), !(args.preen || args.auto)))
+        let mut ask = |f: &Finding| asker.ask(f);
+        let answers = match (args.yes, preen) {
+            (true, _) => Answers::Yes,
+            (_, true) => Answers::Preen,
+            _ if !std::io::stdin().is_terminal() => return Err(no_terminal()),
+            _ => Answers::Ask(&mut ask),
+        };
+        let journal_only = args.extended.iter().any(|e| e == "journal_only");
+        let options = RepairOptions { check: options, journal_only };
+        check::repair(&device, &options, answers, &mut report, &*progress)?
     };
-    let outcome = check::check(&device, &options, &mut report, &*progress)?;
-    let exit = exit_code(args, &outcome);
+    let exit = exit_code(&done);
     let name = spec.to_string();
     match report {
         Report::Text(sink) => {
             sink.finish()?;
-            print_end(args, session, &name, &outcome)?;
+            print_end(args, session, &name, &done)?;
         }
         Report::Json(sink) => {
+            let outcome = &done.left;
             let document = json!({
                 "image": name,
                 "reason": outcome.reason,
-                "clean": outcome.errors == 0 && !outcome.aborted,
+                "clean": outcome.errors == 0 && !outcome.aborted && !done.stopped,
                 "aborted": outcome.aborted,
                 "errors": outcome.errors,
+                "fixed": done.fixed,
+                "recovered": done.recovered,
                 "exit": exit.bits(),
                 "findings": sink.0,
                 "summary": outcome.summary,
@@ -188,22 +207,97 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
     Ok(exit)
 }
 
-fn exit_code(args: &Args, outcome: &Outcome) -> FsckExit {
-    let mut exit = FsckExit::empty();
-    if outcome.aborted {
-        exit |= FsckExit::OPERATIONAL;
-    }
-    if outcome.errors > 0 && outcome.opened {
-        exit |= FsckExit::UNCORRECTED;
-        if !args.no {
-            exit |= FsckExit::OPERATIONAL;
+fn no_terminal() -> Failure {
+    Failure::Usage("questions need a terminal: use -n, -p or -y".into())
+}
+
+/// Asks on the terminal.
+#[derive(Default)]
+struct Asker {
+    all: bool,
+}
+
+impl Asker {
+    fn ask(&mut self, finding: &Finding) -> bool {
+        if self.all {
+            return true;
+        }
+        let mut line = String::new();
+        loop {
+            eprint!(
+                "{}: {}. {}? (yes, no, all) ",
+                finding.problem.id(),
+                finding.message(),
+                question(finding.problem.row().ask)
+            );
+            line.clear();
+            // Without an answer nothing is changed.
+            if std::io::stdin().lock().read_line(&mut line).is_ok_and(|n| n == 0) {
+                return false;
+            }
+            match line.trim().to_ascii_lowercase().as_str() {
+                "y" | "yes" => return true,
+                "n" | "no" => return false,
+                "a" | "all" => {
+                    self.all = true;
+                    return true;
+                }
+                _ => {}
+            }
         }
     }
+}
+
+const fn question(ask: Ask) -> &'static str {
+    match ask {
+        Ask::Nothing => "Go on",
+        Ask::Fix => "Fix it",
+        Ask::Clear => "Clear it",
+        Ask::ClearInode => "Clear the inode",
+        Ask::ClearIndex => "Clear the index",
+        Ask::ClearFlag => "Clear the flag",
+        Ask::Relocate => "Put it elsewhere",
+        Ask::Allocate => "Allocate a block",
+        Ask::Connect => "Connect it to lost+found",
+        Ask::Salvage => "Save what can be saved",
+        Ask::Truncate => "Truncate it",
+        Ask::Abort => "Stop here",
+        Ask::Clone => "Make copies",
+        Ask::Recreate => "Make it anew",
+        Ask::Rename => "Rename it",
+    }
+}
+
+fn exit_code(done: &Repaired) -> FsckExit {
+    let mut exit = FsckExit::empty();
+    exit.set(FsckExit::CORRECTED, done.fixed > 0);
+    exit.set(FsckExit::OPERATIONAL, done.left.aborted);
+    exit.set(FsckExit::UNCORRECTED, (done.left.errors > 0 && done.left.opened) || done.stopped);
     exit
 }
 
-fn print_end(args: &Args, session: &Session, name: &str, outcome: &Outcome) -> Result<(), Failure> {
+fn print_recovered(out: &mut impl Write, name: &str, done: &Repaired) -> Result<(), Failure> {
+    let r = &done.recovered;
+    if r.journal.needed {
+        writeln!(
+            out,
+            "{name}: journal recovered, {} blocks of {} transactions",
+            r.journal.blocks, r.journal.transactions
+        )?;
+    }
+    if let Some(damage) = &r.journal.damage {
+        writeln!(out, "{name}: the journal is damaged ({damage}); what was good was recovered")?;
+    }
+    if r.orphans.deleted + r.orphans.truncated > 0 {
+        writeln!(out, "{name}: orphans: {} deleted, {} truncated", r.orphans.deleted, r.orphans.truncated)?;
+    }
+    Ok(())
+}
+
+fn print_end(args: &Args, session: &Session, name: &str, done: &Repaired) -> Result<(), Failure> {
     let mut out = session.out();
+    let outcome = &done.left;
+    print_recovered(&mut out, name, done)?;
     let Some(reason) = outcome.reason else {
         let s = &outcome.summary;
         let (files, blocks) = ((s.inodes_used, s.inodes_total), (s.blocks_used, s.blocks_total));
@@ -233,12 +327,16 @@ fn print_end(args: &Args, session: &Session, name: &str, outcome: &Outcome) -> R
             writeln!(out, "{n:>12} {what}")?;
         }
     }
+    if done.stopped {
+        writeln!(out, "{name}: a problem that is not for preening: run without -p or -a")?;
+        return Ok(());
+    }
     writeln!(out, "{name}: {}", outcome.summary.line())?;
+    if done.fixed > 0 {
+        writeln!(out, "{name}: {} problems repaired", done.fixed)?;
+    }
     if outcome.errors > 0 {
         writeln!(out, "{name}: {} problems left", outcome.errors)?;
-        if !args.no {
-            writeln!(out, "{name}: this version does not repair; nothing was changed")?;
-        }
     }
     Ok(())
 }

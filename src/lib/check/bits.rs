@@ -111,6 +111,30 @@ impl Bits {
         out
     }
 
+    /// The first bit of `from..to` that is set.
+    pub(super) fn next_set(&self, from: u64, to: u64) -> Option<u64> {
+        self.next(from, to, |w| w)
+    }
+
+    /// The first bit of `from..to` that is not set.
+    pub(super) fn next_clear(&self, from: u64, to: u64) -> Option<u64> {
+        self.next(from, to, |w| !w)
+    }
+
+    fn next(&self, from: u64, to: u64, look: impl Fn(u64) -> u64) -> Option<u64> {
+        let to = to.min(self.len);
+        let mut at = from;
+        while at < to {
+            let word = look(self.words.get((at / 64) as usize)?.load(Relaxed)) >> (at % 64);
+            if word != 0 {
+                let bit = at + u64::from(word.trailing_zeros());
+                return (bit < to).then_some(bit);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        None
+    }
+
     /// Copy `count` bits from `from` (a multiple of 8) on into bytes, bit 0 of byte 0 first.
     pub(super) fn copy_bytes(&self, from: u64, out: &mut [u8]) {
         if from.is_multiple_of(64) {

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use rayon::prelude::*;
 
+use super::clerk::Clerk;
 use super::inode::{Check, Harvest};
 use super::pass1::{Piece, bits, each_slot, pieces};
 use super::problem::{Pass, Problem as P};
 use super::report::Finding;
-use super::state::{Clerk, Ctx, Deaf, note};
+use super::state::{Ctx, Deaf, note};
 use super::view::View;
 use crate::error::Result;
 use crate::units::{Fsblk, Ino};

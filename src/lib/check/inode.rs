@@ -18,7 +18,7 @@ const MAX_LEVELS: u8 = 3;
 /// From here on files need the `large_file` feature, bytes.
 const LARGE: u64 = 1 << 31;
 /// `creator_os` of the Hurd.
-const HURD: u32 = 1;
+pub(super) const HURD: u32 = 1;
 
 /// What looking at an inode gives. Reused from inode to inode.
 #[derive(Debug, Default)]

@@ -1,8 +1,9 @@
 //! What the journal, the resize inode and the multiple-mount protection say before the passes begin.
 
+use super::clerk::Clerk;
 use super::problem::Problem as P;
 use super::report::Finding;
-use super::state::{Clerk, Ctx};
+use super::state::Ctx;
 use super::view::le32;
 use crate::device::BlockDevice;
 use crate::error::{Error, Flaw};
@@ -24,7 +25,7 @@ pub(super) fn run(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: &mut
     mmp(ctx, clerk);
 }
 
-fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: &mut Clerk<'_>) {
+pub(super) fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: &mut Clerk<'_>) {
     let sb = ctx.sb;
     let f = ctx.geo.features;
     let ino = Ino(sb.journal_inum.get());

@@ -3,12 +3,14 @@
 //! The passes are e2fsck's: superblock and descriptors first; 1 inodes, block maps and attributes; 1B and 1D blocks
 //! claimed more than once; 2 directories and their indexes; 3 connectivity; 4 link counts; 5 bitmaps and counts;
 //! 6 quota and orphan file. Every problem is a row of a table ([`Problem`], [`PROBLEMS`]) and is reported to a [`Sink`] as a
-//! [`Finding`], in an order that does not depend on the number of threads. Nothing is written.
+//! [`Finding`], in an order that does not depend on the number of threads. [`check`] writes nothing; [`repair`] mends what it
+//! finds, pass by pass.
 //!
 //! Memory: a bit per block (four maps, of which only pages in use exist), five bytes per inode, twelve per directory.
 
 mod bits;
 mod blocks;
+mod clerk;
 mod dirs;
 mod dup;
 mod index;
@@ -24,6 +26,7 @@ mod pass5;
 mod pass6;
 mod problem;
 mod quota;
+mod repair;
 mod report;
 mod state;
 mod table;
@@ -32,7 +35,9 @@ mod xattrs;
 
 use std::sync::Arc;
 
+pub use clerk::Answers;
 pub use problem::{Ask, PROBLEMS, Pass, Preen, Problem, Row};
+pub use repair::{RepairOptions, Repaired, repair};
 pub use report::{Args, Collect, Finding, JsonSink, Sink, Summary, TextSink};
 
 use crate::device::BlockDevice;
@@ -43,7 +48,10 @@ use crate::format::superblock::State;
 use crate::progress::Progress;
 use crate::units::Fsblk;
 use crate::volume::Volume;
-use state::{Clerk, Ctx};
+use clerk::Clerk;
+use pass1::Found;
+use repair::{Hands, Next};
+use state::Ctx;
 
 /// What to do about a journal that holds transactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,54 +143,102 @@ pub fn check(
     sink: &mut dyn Sink,
     progress: &dyn Progress,
 ) -> Result<Outcome> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.jobs).build().map_err(|_| Error::NoSpace {
+    let pool = pool(options)?;
+    let mut clerk = Clerk::new(sink);
+    match round(dev, options, &mut clerk, progress, &pool, None)? {
+        Round::Over(outcome) => Ok(outcome),
+        // Without hands nothing is repaired, and nothing begins again.
+        Round::Again => Ok(outcome(&clerk, true, None, Summary::default())),
+    }
+}
+
+fn pool(options: &CheckOptions) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new().num_threads(options.jobs).build().map_err(|_| Error::NoSpace {
         what: "threads",
         need: options.jobs as u64,
         have: 0,
-    })?;
-    run(dev, options, sink, progress, &pool)
+    })
 }
 
-fn run(
+/// How one run over the filesystem ended.
+enum Round {
+    /// With nothing (more) to repair.
+    Over(Outcome),
+    /// Something was repaired, and what follows from it is not known.
+    Again,
+}
+
+/// One run over the filesystem. Where `hands` are given, what a pass finds and the clerk accepts is repaired before the next
+/// pass begins, and the round ends with that: later passes would look at what is no longer there.
+fn round(
     dev: &Arc<dyn BlockDevice>,
     options: &CheckOptions,
-    sink: &mut dyn Sink,
+    clerk: &mut Clerk<'_>,
     progress: &dyn Progress,
     pool: &rayon::ThreadPool,
-) -> Result<Outcome> {
-    let mut clerk = Clerk::new(sink);
+    hands: Option<&Hands<'_>>,
+) -> Result<Round> {
     clerk.pass(Pass::P0);
-    let Some(opened) = open::open(dev, options, &mut clerk)? else {
-        let none = outcome(&clerk, true, Some(Reason::Problems), Summary::default());
-        return Ok(Outcome { opened: false, ..none });
+    let Some(opened) = open::open(dev, options, clerk)? else {
+        let none = outcome(clerk, true, Some(Reason::Problems), Summary::default());
+        return Ok(Round::Over(Outcome { opened: false, ..none }));
     };
+    if let Some(hands) = hands
+        && hands.restore(&opened, clerk)?
+    {
+        return Ok(Round::Again);
+    }
     let vol = &opened.vol;
-    let problems = clerk.found > 0;
+    let problems = clerk.found > 0 || clerk.fixed > 0;
     let Some(reason) = reason(vol, options, problems) else {
-        return Ok(outcome(&clerk, false, None, stored_summary(vol)));
+        return Ok(Round::Over(outcome(clerk, false, None, stored_summary(vol))));
     };
-    open::note_recovery(vol, options, &mut clerk);
+    if hands.is_none() {
+        open::note_recovery(vol, options, clerk);
+    }
     let mut ctx = Ctx::new(vol, options.now.sec, progress, pool)?;
     ctx.from_backup = opened.from_backup;
-    if !pass0::run(&ctx, options, &mut clerk)? {
-        return Ok(outcome(&clerk, true, Some(reason), Summary::default()));
+    // The hands say whether the round is over: something was repaired, or the clerk was stopped.
+    let mend = |ctx: &Ctx<'_>, found: Option<&Found>, clerk: &mut Clerk<'_>| match hands {
+        Some(hands) => hands.mend(ctx, found, clerk),
+        None => Ok(Next::GoOn),
+    };
+    macro_rules! mend {
+        ($found:expr) => {
+            match mend(&ctx, $found, clerk)? {
+                Next::GoOn => {}
+                Next::Again => return Ok(Round::Again),
+                Next::Stop => return Ok(Round::Over(outcome(clerk, false, Some(reason), ctx.summary))),
+            }
+        };
     }
-    journal::run(&ctx, options.journal_device.as_deref(), &mut clerk);
-    if clerk.fatal {
-        return Ok(outcome(&clerk, true, Some(reason), Summary::default()));
+    let usable = pass0::run(&mut ctx, options, clerk)?;
+    if usable {
+        journal::run(&ctx, options.journal_device.as_deref(), clerk);
     }
-    let mut found = pass1::run(&mut ctx, &mut clerk)?;
-    dup::run(&ctx, &mut clerk)?;
-    pass2::run(&mut ctx, &mut found, &mut clerk)?;
-    pass34::connectivity(&ctx, &mut found, &mut clerk);
-    pass34::links(&ctx, &found, &mut clerk)?;
-    pass5::run(&mut ctx, &mut clerk)?;
-    pass6::run(&ctx, &found, &mut clerk);
+    mend!(None);
+    if !usable || clerk.fatal {
+        return Ok(Round::Over(outcome(clerk, true, Some(reason), Summary::default())));
+    }
+    let mut found = pass1::run(&mut ctx, clerk)?;
+    mend!(Some(&found));
+    dup::run(&ctx, clerk)?;
+    mend!(Some(&found));
+    pass2::run(&mut ctx, &mut found, clerk)?;
+    mend!(Some(&found));
+    pass34::connectivity(&ctx, &mut found, clerk);
+    mend!(Some(&found));
+    pass34::links(&ctx, &found, clerk)?;
+    mend!(Some(&found));
+    pass5::run(&mut ctx, clerk)?;
+    mend!(Some(&found));
+    pass6::run(&ctx, &found, clerk);
+    mend!(Some(&found));
     let summary = ctx.summary;
-    Ok(outcome(&clerk, clerk.fatal, Some(reason), summary))
+    Ok(Round::Over(outcome(clerk, clerk.fatal, Some(reason), summary)))
 }
 
-const fn outcome(clerk: &Clerk<'_>, aborted: bool, reason: Option<Reason>, summary: Summary) -> Outcome {
+fn outcome(clerk: &Clerk<'_>, aborted: bool, reason: Option<Reason>, summary: Summary) -> Outcome {
     Outcome { opened: true, errors: clerk.errors, findings: clerk.found, aborted, reason, summary }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::bits::Bits;
+use super::clerk::Clerk;
 use super::problem::Problem as P;
 use super::report::Finding;
-use super::state::Clerk;
 use super::{CheckOptions, Journal};
 use crate::device::BlockDevice;
 use crate::error::{Error, FeatureBit, Flaw, Result};

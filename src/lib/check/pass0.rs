@@ -1,10 +1,12 @@
 //! Before the passes: the superblock's fields, the group descriptors, the blocks that they say are metadata.
 
 use super::CheckOptions;
+use super::clerk::Clerk;
+use super::inode::HURD;
 use super::open::allowed_range;
 use super::problem::Problem as P;
 use super::report::Finding;
-use super::state::{Clerk, Ctx};
+use super::state::Ctx;
 use crate::error::Result;
 use crate::format::features::{Compat, Incompat, RoCompat};
 use crate::format::group_desc::{BgFlags, GroupDesc};
@@ -12,7 +14,7 @@ use crate::format::inode::GOOD_OLD_SIZE;
 use crate::units::{Fsblk, Group, Ino};
 
 /// Check superblock and descriptors, and mark the blocks of metadata. `false`: the check cannot go on.
-pub(super) fn run(ctx: &Ctx<'_>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<bool> {
+pub(super) fn run(ctx: &mut Ctx<'_>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<bool> {
     fields(ctx, clerk);
     features(ctx, clerk);
     times(ctx, opts, clerk);
@@ -54,6 +56,9 @@ fn features(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     let f = ctx.geo.features;
     if f.ro_compat.contains(RoCompat::METADATA_CSUM | RoCompat::GDT_CSUM) {
         clerk.report(Finding::fs(P::MetaAndGdtCsumSet));
+    }
+    if ctx.sb.creator_os.get() == HURD && f.incompat.contains(Incompat::FILETYPE) {
+        clerk.report(Finding::fs(P::HurdClearFiletype));
     }
     if f.incompat.contains(Incompat::CSUM_SEED) && !f.ro_compat.contains(RoCompat::METADATA_CSUM) {
         clerk.report(Finding::fs(P::CsumSeedWithoutMetaCsum));

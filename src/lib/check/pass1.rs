@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
+use super::clerk::Clerk;
 use super::inode::{Check, Harvest};
 use super::problem::{Pass, Problem as P};
 use super::quota::Usage;
 use super::report::Finding;
-use super::state::{Clerk, Ctx, Dir, Judge, Scout, note};
+use super::state::{Ctx, Dir, Judge, Scout, note};
 use super::view::{View, le32};
 use super::xattrs;
 use crate::error::Result;

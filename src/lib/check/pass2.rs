@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::clerk::Clerk;
 use super::dirs::{DirCheck, Scratch};
 use super::pass1::Found;
 use super::problem::{Pass, Problem as P};
 use super::report::Finding;
-use super::state::{Clerk, Ctx, Dir, Judge, Scout};
+use super::state::{Ctx, Dir, Judge, Scout};
 use super::view::View;
 use crate::error::Result;
 use crate::format::features::RoCompat;

@@ -1,10 +1,11 @@
 //! Passes 3 and 4: every directory can be reached from the root; every inode has as many names as it says.
 
+use super::clerk::Clerk;
 use super::pass1::Found;
 use super::pass2::find;
 use super::problem::{Pass, Problem as P};
 use super::report::Finding;
-use super::state::{Clerk, Ctx, Dir, note};
+use super::state::{Ctx, Dir, note};
 use super::view::View;
 use crate::error::Result;
 use crate::format::features::RoCompat;

@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
+use super::clerk::Clerk;
 use super::problem::{Pass, Problem as P};
 use super::report::Finding;
-use super::state::{Clerk, Ctx, note};
+use super::state::{Ctx, note};
 use crate::error::Result;
 use crate::format::bitmap::{self, Kind};
 use crate::format::group_desc::GroupDesc;
@@ -170,6 +171,25 @@ fn blocks(ctx: &Ctx<'_>, group: Group, out: &mut Group5) -> Result<()> {
     Ok(())
 }
 
+/// The inodes of a group that are in use, and the directories among them, as bitmaps.
+pub(super) fn inodes_found(ctx: &Ctx<'_>, group: Group) -> (Vec<u8>, Vec<u8>) {
+    let per = ctx.geo.inodes_per_group;
+    let first = ctx.geo.group_first_ino(group);
+    let mut found = vec![0u8; per.div_ceil(8) as usize];
+    let mut dirs = found.clone();
+    // Inodes beyond those that pass 1 looked at have no notes.
+    for i in 0..ctx.inodes_to_scan(group).min(per) {
+        let n = ctx.note(Ino(first.0 + i));
+        if n & note::USED != 0 {
+            bitmap::set(&mut found, i as usize);
+            if n & note::TYPE == note::DIRECTORY {
+                bitmap::set(&mut dirs, i as usize);
+            }
+        }
+    }
+    (found, dirs)
+}
+
 fn inodes(ctx: &Ctx<'_>, group: Group, out: &mut Group5) -> Result<()> {
     let geo = ctx.geo;
     let desc = ctx.vol.group(group)?;
@@ -177,18 +197,7 @@ fn inodes(ctx: &Ctx<'_>, group: Group, out: &mut Group5) -> Result<()> {
     let bits = per as usize;
     let bytes = per.div_ceil(8) as usize;
     let first = geo.group_first_ino(group);
-    let mut found = vec![0u8; bytes];
-    let mut dirs_found = vec![0u8; bytes];
-    // Inodes beyond those that pass 1 looked at have no notes.
-    for i in 0..ctx.inodes_to_scan(group).min(per) {
-        let n = ctx.note(Ino(first.0 + i));
-        if n & note::USED != 0 {
-            bitmap::set(&mut found, i as usize);
-            if n & note::TYPE == note::DIRECTORY {
-                bitmap::set(&mut dirs_found, i as usize);
-            }
-        }
-    }
+    let (found, dirs_found) = inodes_found(ctx, group);
     let uninit = !ctx.from_backup && ctx.vol.is_inode_uninit(&desc);
     if uninit && !descriptor_is_right(ctx, group, &desc)? {
         written_after_all(ctx, group, desc.inode_bitmap(), bytes, P::InodeBitmapPadding, out);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::clerk::Clerk;
 use super::pass1::Found;
 use super::problem::{Pass, Problem as P};
 use super::quota::Used;
 use super::report::Finding;
-use super::state::{Clerk, Ctx};
+use super::state::Ctx;
 use crate::format::features::{Compat, RoCompat};
 use crate::format::orphan_file;
 use crate::format::quota::{Quota, QuotaKind};

@@ -6,8 +6,7 @@
 //! what is sound (nearly everything) is looked at once, in parallel, with nothing allocated.
 
 use super::bits::{Bits, Bytes, Counts};
-use super::problem::Pass;
-use super::report::{Finding, Sink, Summary};
+use super::report::{Finding, Summary};
 use crate::error::Result;
 use crate::format::csum::Checksums;
 use crate::format::superblock::Superblock;
@@ -59,44 +58,6 @@ pub(super) struct Deaf;
 impl Judge for Deaf {
     fn raise(&mut self, _finding: Finding) -> Result<bool, Stop> {
         Ok(false)
-    }
-}
-
-/// Reports every problem and goes on.
-pub(super) struct Clerk<'a> {
-    sink: &'a mut dyn Sink,
-    /// Problems that leave the filesystem invalid.
-    pub(super) errors: u64,
-    /// All problems.
-    pub(super) found: u64,
-    /// One of them ends the check.
-    pub(super) fatal: bool,
-}
-
-impl<'a> Clerk<'a> {
-    pub(super) fn new(sink: &'a mut dyn Sink) -> Self {
-        Self { sink, errors: 0, found: 0, fatal: false }
-    }
-
-    pub(super) fn pass(&mut self, pass: Pass) {
-        self.sink.pass(pass);
-    }
-
-    /// Report a problem; the answer.
-    #[expect(clippy::needless_pass_by_value, reason = "findings are made where they are reported")]
-    pub(super) fn report(&mut self, finding: Finding) -> bool {
-        let row = finding.problem.row();
-        self.found += 1;
-        self.errors += u64::from(!row.harmless);
-        self.fatal |= row.fatal;
-        self.sink.finding(&finding, false);
-        false
-    }
-}
-
-impl Judge for Clerk<'_> {
-    fn raise(&mut self, finding: Finding) -> Result<bool, Stop> {
-        Ok(self.report(finding))
     }
 }
 

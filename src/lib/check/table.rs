@@ -77,14 +77,15 @@ problems! {
     ResizeInodeInvalid P0 48 0x000030 Recreate Stop [harmless] "the resize inode is not as the reserved descriptor blocks ask for: {what}";
     FutureLastMount P0 49 0x000031 Fix Fix [harmless] "the last mount ({num}) is in the future (now is {want})";
     FutureLastWrite P0 50 0x000032 Fix Fix [harmless] "the last write ({num}) is in the future (now is {want})";
+    HurdClearFiletype P0 52 0x000034 Clear Fix [harmless] "the filesystem belongs to the Hurd, which knows no types in directory entries, but has the filetype feature";
     GroupDescCsum P0 53 0x000035 Fix Fix [harmless] "checksum of group descriptor {group} is {hex}, its bytes give {wanthex}";
     GroupDescUninit P0 54 0x000036 Fix Fix [harmless] "group descriptor {group} is marked uninitialised, which the features do not allow";
     GroupDescItableUnused P0 56 0x000038 Fix Fix [harmless] "group descriptor {group} counts {num} unused inodes, more than there are";
     BlockBitmapUninitLast P0 57 0x000039 Fix Fix [harmless] "the block bitmap of the last group ({group}) is marked uninitialised";
     MmpInvalidBlock P0 66 0x000042 Clear Fix [] "the block for multiple-mount protection ({block}) is not usable";
     MmpInvalidMagic P0 67 0x000043 Fix Fix [] "the block for multiple-mount protection ({block}) has a wrong magic number";
-    OpenFailed P0 68 0x000044 Nothing Stop [harmless] "the primary superblock is not usable ({what}); a backup at block {block} is";
-    CheckDescFailed P0 69 0x000045 Nothing Stop [harmless] "the primary group descriptors are not usable; those at block {block} are";
+    OpenFailed P0 68 0x000044 Fix Stop [harmless] "the primary superblock is not usable ({what}); a backup at block {block} is";
+    CheckDescFailed P0 69 0x000045 Fix Stop [harmless] "the primary group descriptors are not usable; those at block {block} are";
     MetaAndGdtCsumSet P0 70 0x000046 Fix Fix [harmless] "both metadata_csum and uninit_bg are set";
     MmpCsumInvalid P0 71 0x000047 Fix Fix [] "checksum of the block for multiple-mount protection ({block}) does not match";
     Bit64WithoutExtents P0 72 0x000048 Fix Fix [harmless] "the 64bit feature is set without the extent feature";

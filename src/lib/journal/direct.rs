@@ -15,3 +15,12 @@ use crate::volume::Volume;
 pub fn open(volume: &Volume, options: JournalOptions) -> Result<Journal> {
     Journal::home(volume, options)
 }
+
+/// The same where the journal cannot be recovered, or is not to be: for a checker that mends the rest. `needs_recovery` stays
+/// as it is.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_regardless(volume: &Volume, options: JournalOptions) -> Result<Journal> {
+    Journal::home_regardless(volume, options)
+}

@@ -101,6 +101,11 @@ impl Journal {
         Self::with_target(volume, Target::Home { next: Tid(1) }, options)
     }
 
+    /// The same, whatever the journal holds.
+    pub(super) fn home_regardless(volume: &Volume, options: JournalOptions) -> Result<Self> {
+        Self::unchecked(volume, Target::Home { next: Tid(1) }, options)
+    }
+
     /// Go on behind a log that was replayed and is not marked empty; the filesystem stays marked as in use.
     pub(super) fn on_top(volume: &Volume, log: Log, head: u32, tid: Tid, options: JournalOptions) -> Result<Self> {
         let writer = LogWriter::after(log, head, tid, options.barriers);
@@ -120,6 +125,10 @@ impl Journal {
         if volume.superblock().features().incompat.contains(Incompat::RECOVER) {
             return Err(Error::NeedsRecovery);
         }
+        Self::unchecked(volume, target, options)
+    }
+
+    fn unchecked(volume: &Volume, target: Target, options: JournalOptions) -> Result<Self> {
         if volume.device().is_read_only() {
             return Err(Error::ReadOnly);
         }

@@ -1,0 +1,222 @@
+//! What stands in the superblock and the group descriptors, and in blocks of their own beside them: features, times, flags of
+//! groups, multiple-mount protection, the resize inode.
+
+use super::super::problem::Problem as P;
+use super::super::report::Finding;
+use super::journal::superblock;
+use super::work::{Work, raw};
+use crate::error::Result;
+use crate::format::features::{Compat, Features, Incompat, RoCompat};
+use crate::format::group_desc::BgFlags;
+use crate::format::inode::{FileType, GOOD_OLD_SIZE, Inode, TimeField};
+use crate::format::mmp::Mmp;
+use crate::format::superblock::Superblock;
+use crate::units::{Fsblk, Group, Ino};
+use crate::volume::edit::modify_block;
+use crate::volume::{Edit, OpenInode};
+
+/// Seconds between updates of the block for multiple-mount protection, where the superblock does not say.
+const MMP_INTERVAL: u16 = 5;
+/// Bytes of extra fields that new inodes have.
+const EXTRA_ISIZE: u16 = 32;
+
+pub(super) const MENDS: &[P] = &[
+    P::NonzeroReservedGdtBlocks,
+    P::ClearResizeInode,
+    P::ResizeInodeInvalid,
+    P::FutureLastMount,
+    P::FutureLastWrite,
+    P::GroupDescCsum,
+    P::GroupDescUninit,
+    P::GroupDescItableUnused,
+    P::BlockBitmapUninitLast,
+    P::MmpInvalidBlock,
+    P::MmpInvalidMagic,
+    P::MmpCsumInvalid,
+    P::MetaAndGdtCsumSet,
+    P::Bit64WithoutExtents,
+    P::CsumSeedWithoutMetaCsum,
+    P::BadMinExtraIsize,
+    P::BadWantExtraIsize,
+    P::InvalidQuotaIno,
+    P::DisableResizeInode,
+    P::HurdClearFiletype,
+    P::FsRevLevel,
+    P::FeatureLargeFiles,
+    P::FeatureLargeDirs,
+    P::DirNlinkFeature,
+    P::ExtentFeature,
+    P::InlineDataFeature,
+    P::OrphanPresentCleanFile,
+    P::OrphanPresentNoFile,
+];
+
+/// Change the features.
+fn features(work: &mut Work<'_, '_>, change: impl FnOnce(&mut Features)) -> Result<()> {
+    superblock(work, |sb| {
+        let mut f = sb.features();
+        change(&mut f);
+        sb.set_features(f);
+    })
+}
+
+pub(super) fn mend(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
+    let now = work.now;
+    let room = work.ctx.geo.inode_size.saturating_sub(GOOD_OLD_SIZE as u16);
+    match f.problem {
+        P::NonzeroReservedGdtBlocks => superblock(work, |sb| sb.reserved_gdt_blocks.set(0)),
+        P::ClearResizeInode => clear_resize_inode(work),
+        P::ResizeInodeInvalid => make_resize_inode(work),
+        P::DisableResizeInode => {
+            superblock(work, |sb| sb.reserved_gdt_blocks.set(0))?;
+            features(work, |f| f.compat -= Compat::RESIZE_INODE)?;
+            clear_resize_inode(work)
+        }
+        P::FutureLastMount => superblock(work, |sb| sb.set_mount_time(now)),
+        P::FutureLastWrite => superblock(work, |sb| sb.set_write_time(now)),
+        P::GroupDescCsum | P::GroupDescUninit | P::GroupDescItableUnused | P::BlockBitmapUninitLast => {
+            descriptor(work, f)
+        }
+        P::MmpInvalidBlock => {
+            superblock(work, |sb| sb.mmp_block.set(0))?;
+            features(work, |f| f.incompat -= Incompat::MMP)
+        }
+        P::MmpInvalidMagic | P::MmpCsumInvalid => make_mmp(work),
+        P::MetaAndGdtCsumSet => features(work, |f| f.ro_compat -= RoCompat::GDT_CSUM),
+        P::Bit64WithoutExtents | P::ExtentFeature => features(work, |f| f.incompat |= Incompat::EXTENTS),
+        P::CsumSeedWithoutMetaCsum => features(work, |f| f.incompat -= Incompat::CSUM_SEED),
+        P::BadMinExtraIsize => superblock(work, |sb| sb.min_extra_isize.set(EXTRA_ISIZE.min(room))),
+        P::BadWantExtraIsize => superblock(work, |sb| sb.want_extra_isize.set(EXTRA_ISIZE.min(room))),
+        P::InvalidQuotaIno => superblock(work, |sb| forget_quota(sb, f.args.what)),
+        P::HurdClearFiletype => features(work, |f| f.incompat -= Incompat::FILETYPE),
+        P::FsRevLevel => superblock(work, |sb| {
+            sb.rev_level.set(1);
+            sb.first_ino.set(Ino::GOOD_OLD_FIRST.0);
+            sb.inode_size.set(GOOD_OLD_SIZE as u16);
+        }),
+        P::FeatureLargeFiles => features(work, |f| f.ro_compat |= RoCompat::LARGE_FILE),
+        P::FeatureLargeDirs => features(work, |f| f.incompat |= Incompat::LARGEDIR),
+        P::DirNlinkFeature => features(work, |f| f.ro_compat |= RoCompat::DIR_NLINK),
+        P::InlineDataFeature => features(work, |f| f.incompat |= Incompat::INLINE_DATA),
+        P::OrphanPresentCleanFile | P::OrphanPresentNoFile => {
+            features(work, |f| f.ro_compat -= RoCompat::ORPHAN_PRESENT)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn forget_quota(sb: &mut Superblock, which: Option<&str>) {
+    match which {
+        Some("user") => sb.usr_quota_inum.set(0),
+        Some("group") => sb.grp_quota_inum.set(0),
+        _ => sb.prj_quota_inum.set(0),
+    }
+}
+
+/// A descriptor whose flags cannot be trusted: everything in the group counts as in use until it was looked at.
+fn descriptor(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
+    let Some(group) = f.place.group else { return Ok(()) };
+    let problem = f.problem;
+    work.step(|edit| {
+        let mut desc = edit.vol.group(group)?;
+        let both = BgFlags::BLOCK_UNINIT | BgFlags::INODE_UNINIT;
+        match problem {
+            P::BlockBitmapUninitLast => desc.set_bg_flags(desc.bg_flags() - BgFlags::BLOCK_UNINIT),
+            P::GroupDescItableUnused => desc.set_itable_unused(0),
+            _ => {
+                desc.set_bg_flags(desc.bg_flags() - both);
+                desc.set_itable_unused(0);
+            }
+        }
+        edit.vol.store_group(edit.store, group, &desc)
+    })?;
+    Ok(())
+}
+
+fn make_mmp(work: &mut Work<'_, '_>) -> Result<()> {
+    work.step(|edit| {
+        let sb = edit.vol.superblock();
+        let at = Fsblk(sb.mmp_block.get());
+        let interval = if sb.mmp_update_interval.get() == 0 { MMP_INTERVAL } else { sb.mmp_update_interval.get() };
+        let bytes = Mmp::clean(interval).encode(edit.vol.geometry().checksums.seed());
+        modify_block(edit.store, at, |block| {
+            for (to, from) in block.iter_mut().zip(bytes) {
+                *to = from;
+            }
+        })
+    })?;
+    Ok(())
+}
+
+fn clear_resize_inode(work: &mut Work<'_, '_>) -> Result<()> {
+    work.step(|edit| {
+        let mut o = OpenInode { ino: Ino::RESIZE, inode: Inode::empty(edit.vol.geometry().inode_size) };
+        edit.put(&mut o)
+    })?;
+    Ok(())
+}
+
+/// The resize inode: a double-indirect block whose entries are the reserved descriptor blocks; each of those lists its copies
+/// in the other groups.
+#[doc(alias = "ext2fs_create_resize_inode")]
+fn make_resize_inode(work: &mut Work<'_, '_>) -> Result<()> {
+    const DIND: usize = 13;
+    let now = work.now;
+    let meta = |b: Fsblk| work.ctx.meta.get(b.0);
+    let old = raw(work.vol(), Ino::RESIZE)?;
+    let at = DIND * 4;
+    let area = old.inode.block_area();
+    let stored = area.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap_or_default()));
+    let keep = Fsblk(stored.into());
+    let keep = (work.ctx.geo.has_block(keep) && !meta(keep)).then_some(keep);
+    work.step(|edit| {
+        let geo = edit.vol.geometry().clone();
+        let goal = geo.gdt_block(Fsblk(0), 0);
+        let dind = match keep {
+            Some(b) => b,
+            None => resize_block(edit, goal)?,
+        };
+        let bs = geo.block_size as usize;
+        let backups: Vec<Group> = geo.all_groups().skip(1).filter(|g| geo.has_super(*g)).collect();
+        let first = goal.0 + u64::from(geo.gdt_blocks);
+        let mut top = vec![0u8; bs];
+        let mut used = 1u64;
+        for i in 0..u64::from(geo.reserved_gdt_blocks) {
+            let at = first + i;
+            let slot = (u64::from(geo.gdt_blocks) + i) as usize % (bs / 4) * 4;
+            if let Some(p) = top.get_mut(slot..slot + 4) {
+                p.copy_from_slice(&(at as u32).to_le_bytes());
+            }
+            let copies = backups.iter().map(|g| (at + u64::from(g.0) * u64::from(geo.blocks_per_group)) as u32);
+            let mut block: Vec<u8> = copies.flat_map(u32::to_le_bytes).collect();
+            block.resize(bs, 0);
+            edit.store.create(Fsblk(at), block.into())?;
+            used += 1 + backups.len() as u64;
+        }
+        edit.store.create(dind, top.into())?;
+        let mut inode = Inode::empty(geo.inode_size);
+        let per = bs as u64 / 4;
+        inode.update(|c| {
+            if usize::from(geo.inode_size) > GOOD_OLD_SIZE {
+                c.extra_isize.set(EXTRA_ISIZE.min(geo.inode_size - GOOD_OLD_SIZE as u16));
+            }
+            c.mode.set(FileType::Regular.mode_bits() | 0o600);
+            c.links_count.set(1);
+            if let Some(p) = c.block.get_mut(DIND * 4..DIND * 4 + 4) {
+                p.copy_from_slice(&(dind.0 as u32).to_le_bytes());
+            }
+        });
+        for t in [TimeField::Access, TimeField::Change, TimeField::Modify] {
+            inode.set_time(t, now);
+        }
+        inode.set_size((per * per + per + 12) * bs as u64);
+        inode.set_blocks_raw(used * u64::from(geo.cluster_ratio) * (bs as u64 / 512));
+        edit.put(&mut OpenInode { ino: Ino::RESIZE, inode })
+    })?;
+    Ok(())
+}
+
+fn resize_block(edit: &mut Edit<'_>, goal: Fsblk) -> Result<Fsblk> {
+    use crate::volume::store::AllocRequest;
+    Ok(edit.alloc.allocate(edit.vol, edit.store, AllocRequest::metadata(Ino::RESIZE, goal))?.start)
+}

@@ -1,0 +1,84 @@
+//! The journal as a structure: its superblock made anew, or the journal given up.
+
+use super::super::problem::Problem as P;
+use super::super::report::Finding;
+use super::Hands;
+use super::work::Work;
+use std::sync::Arc;
+
+use crate::device::BlockDevice;
+use crate::error::Result;
+use crate::format::features::{Compat, Incompat};
+use crate::format::superblock::{self, State, Superblock};
+use crate::journal::{Log, LogArea};
+use crate::units::Tid;
+use crate::volume::Volume;
+
+pub(super) const MENDS: &[P] =
+    &[P::JournalBadInode, P::JournalBadSuper, P::JournalHasJournal, P::JournalRecoverSet, P::ExtJournalCsum];
+
+pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
+    match f.problem {
+        P::JournalBadSuper => {
+            // What the log still holds must not be taken for what comes: a number far from all of its own.
+            let vol = Volume::open(Arc::clone(hands.dev), &super::work::as_it_is())?;
+            let area = LogArea::locate(&vol, hands.options.check.journal_device.clone())?;
+            let device = area.device().clone();
+            Log::reset(area, vol.superblock().uuid, Tid(1))?;
+            device.flush()?;
+            forget(work, false)
+        }
+        P::JournalBadInode => {
+            let has = work.vol().geometry().features.compat.contains(Compat::HAS_JOURNAL);
+            if has {
+                hands.wants_journal.set(true);
+            }
+            forget(work, true)
+        }
+        P::JournalHasJournal => {
+            // The journal is good: the feature was lost.
+            superblock(work, |sb| {
+                let mut features = sb.features();
+                features.compat |= Compat::HAS_JOURNAL;
+                sb.set_features(features);
+            })
+        }
+        P::JournalRecoverSet => superblock(work, clear_recover),
+        P::ExtJournalCsum => match &hands.options.check.journal_device {
+            Some(device) => {
+                let mut bytes = [0; superblock::SIZE];
+                device.read_at(superblock::OFFSET, &mut bytes)?;
+                device.write_at(superblock::OFFSET, &Superblock::decode_unchecked(&bytes)?.encode())?;
+                device.flush()
+            }
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn clear_recover(sb: &mut Superblock) {
+    let mut features = sb.features();
+    features.incompat -= Incompat::RECOVER;
+    sb.set_features(features);
+}
+
+/// Nothing is to be recovered; `entirely`: there is no journal any more.
+fn forget(work: &mut Work<'_, '_>, entirely: bool) -> Result<()> {
+    superblock(work, |sb| {
+        clear_recover(sb);
+        sb.state = (sb.state_flags() - State::VALID).bits().into();
+        if entirely {
+            let mut features = sb.features();
+            features.compat -= Compat::HAS_JOURNAL;
+            sb.set_features(features);
+            sb.journal_inum.set(0);
+            sb.jnl_blocks = Default::default();
+        }
+    })
+}
+
+/// Change the superblock.
+pub(super) fn superblock(work: &mut Work<'_, '_>, change: impl FnOnce(&mut Superblock)) -> Result<()> {
+    work.step(|edit| edit.vol.store_superblock(edit.store, change)).map(|_| ())
+}

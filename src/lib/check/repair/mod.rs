@@ -1,0 +1,191 @@
+//! Repair: what the check finds is mended, pass by pass, until nothing is left to mend.
+//!
+//! A *round* is: recover the journal; open the filesystem; run the passes. The first pass with problems that are to be repaired
+//! ends the round: they are mended in transactions of their own, and the next round begins. Later passes thus never see
+//! what an earlier one is about to change, and what they say is true of the image as it is. Rounds are bounded, and
+//! so are the times that the same place is mended.
+//!
+//! Mending follows the format's rules and looks again at what it changes: findings say *where* and *what*, never *how*.
+//! Until pass 5 has compared the bitmaps they are not trusted: new blocks come from what the passes found to be free
+//! ([`work`]), and pass 5 brings bitmaps and counts in line.
+//!
+//! All changes go through a [`crate::journal::Journal`]: the filesystem's own where it is known to be good (nothing wrong with
+//! it, none of its blocks claimed by others), else straight home, content first and the superblock last. Either way a kill leaves
+//! an image in which a second run finds the rest. The only exception is a primary superblock that is not there: a
+//! backup is written over it, the superblock itself last ([`superblock`]).
+
+mod bitmaps;
+mod fields;
+mod journal;
+mod recovery;
+mod superblock;
+mod work;
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::clerk::{Answers, Clerk};
+use super::open::Opened;
+use super::pass1::Found;
+use super::problem::Problem as P;
+use super::report::{Finding, Sink, Summary};
+use super::state::Ctx;
+use work::Work;
+
+use super::{CheckOptions, Outcome, Reason, Round};
+use crate::device::BlockDevice;
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::recover;
+
+/// Rounds at most. Each one but the last mends something.
+const MAX_ROUNDS: u32 = 100;
+
+/// How to repair.
+#[derive(Clone)]
+pub struct RepairOptions {
+    /// How to check.
+    pub check: CheckOptions,
+    /// Only recover the journal, and mend what stands in its way.
+    pub journal_only: bool,
+}
+
+/// What came out of a repair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// What the last round said: problems that are left.
+    pub left: Outcome,
+    /// Repairs made.
+    pub fixed: u64,
+    /// The check stopped at a problem that is not for preening.
+    pub stopped: bool,
+    /// What was recovered from the journal.
+    pub recovered: recover::Report,
+}
+
+/// Recover the journal of the filesystem on `dev`, check it, and repair what `answers` say.
+///
+/// # Errors
+/// Those of [`super::check`]; a device that cannot be written. Repairs that are not possible are problems that are left.
+pub fn repair<'a>(
+    dev: &Arc<dyn BlockDevice>,
+    options: &RepairOptions,
+    answers: Answers<'a>,
+    sink: &'a mut dyn Sink,
+    progress: &dyn Progress,
+) -> Result<Repaired> {
+    let pool = super::pool(&options.check)?;
+    let mut clerk = Clerk::answered(sink, answers, can_mend);
+    let mut check = options.check.clone();
+    let mut recovered = recover::Report::default();
+    let hands = Hands { dev, options, wants_journal: Cell::new(false) };
+    for n in 0.. {
+        if n >= MAX_ROUNDS {
+            clerk.only_report();
+        }
+        clerk.begin_round();
+        if hands.prepare(&check, &mut clerk, progress, &pool)? {
+            check.superblock = None;
+            continue;
+        }
+        recovery::recover(dev, options, &mut recovered)?;
+        // Where the journal had to be mended, the rest is doubtful as well.
+        if options.journal_only && clerk.fixed == 0 {
+            let aborted = clerk.fatal || clerk.errors > 0;
+            let left = super::outcome(&clerk, aborted, None, Summary::default());
+            return Ok(Repaired { left, fixed: clerk.fixed, stopped: clerk.stopped, recovered });
+        }
+        clerk.begin_round();
+        match super::round(dev, &check, &mut clerk, progress, &pool, Some(&hands))? {
+            Round::Again => check.superblock = None,
+            Round::Over(left) => {
+                superblock::settle(&hands, &left, &clerk)?;
+                return Ok(Repaired { left, fixed: clerk.fixed, stopped: clerk.stopped, recovered });
+            }
+        }
+    }
+    // The last round reports only, and is over.
+    let left = super::outcome(&clerk, true, Some(Reason::Problems), Summary::default());
+    Ok(Repaired { left, fixed: clerk.fixed, stopped: true, recovered })
+}
+
+/// Whether there is a way to mend it.
+fn can_mend(f: &Finding) -> bool {
+    [journal::MENDS, fields::MENDS, &[P::OpenFailed, P::CheckDescFailed]].iter().any(|m| m.contains(&f.problem))
+        || bitmaps::mends(f.problem)
+}
+
+/// How a round goes on.
+pub(super) enum Next {
+    /// Nothing to mend: on to the next pass.
+    GoOn,
+    /// Mended: begin anew.
+    Again,
+    /// A person must look.
+    Stop,
+}
+
+/// What mending needs.
+pub(super) struct Hands<'h> {
+    dev: &'h Arc<dyn BlockDevice>,
+    options: &'h RepairOptions,
+    /// The journal was given up: the filesystem gets a new one when all else is right.
+    wants_journal: Cell<bool>,
+}
+
+impl Hands<'_> {
+    /// What comes before the journal is recovered: is there a superblock, and is the journal one? Whether something was
+    /// mended.
+    fn prepare(
+        &self,
+        check: &CheckOptions,
+        clerk: &mut Clerk<'_>,
+        progress: &dyn Progress,
+        pool: &rayon::ThreadPool,
+    ) -> Result<bool> {
+        let Some(opened) = super::open::open(self.dev, check, clerk)? else { return Ok(false) };
+        if self.restore(&opened, clerk)? {
+            return Ok(true);
+        }
+        let ctx = Ctx::new(&opened.vol, check.now.sec, progress, pool)?;
+        super::journal::journal(&ctx, check.journal_device.as_deref(), clerk);
+        Ok(matches!(self.mend(&ctx, None, clerk)?, Next::Again))
+    }
+
+    /// Write what was read from a backup over the primary superblock and descriptors, where they are not usable; whether it
+    /// was done.
+    pub(super) fn restore(&self, opened: &Opened, clerk: &mut Clerk<'_>) -> Result<bool> {
+        if !opened.from_backup || !clerk.repairs() || clerk.stopped {
+            return Ok(false);
+        }
+        superblock::restore(self.dev, &opened.vol)?;
+        Ok(true)
+    }
+
+    /// Mend what the clerk has accepted.
+    pub(super) fn mend(&self, ctx: &Ctx<'_>, found: Option<&Found>, clerk: &mut Clerk<'_>) -> Result<Next> {
+        if clerk.stopped {
+            return Ok(Next::Stop);
+        }
+        if clerk.accepted.is_empty() {
+            return Ok(Next::GoOn);
+        }
+        let accepted = std::mem::take(&mut clerk.accepted);
+        // The log may be written only where nobody else claims its blocks.
+        let sound = found.is_some() && ctx.dup.is_empty();
+        let mut work = Work::new(self.dev, self.options, ctx, sound, found.is_some())?;
+        for f in &accepted {
+            if journal::MENDS.contains(&f.problem) {
+                journal::mend(self, &mut work, f)?;
+            } else if fields::MENDS.contains(&f.problem) {
+                fields::mend(&mut work, f)?;
+            }
+        }
+        let bits: Vec<&Finding> = accepted.iter().filter(|f| bitmaps::mends(f.problem)).collect();
+        if !bits.is_empty() {
+            bitmaps::mend(&mut work, &bits)?;
+        }
+        work.finish()?;
+        Ok(Next::Again)
+    }
+}
