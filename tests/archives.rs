@@ -178,3 +178,29 @@ fn failures_name_archive_and_entry() {
         assert!(!image.exists());
     }
 }
+
+#[test]
+fn attributes_that_cannot_be_are_told() {
+    let s = Scratch::new();
+    let mut a = tar::Builder::new(File::create(s.path("a.tar")).unwrap());
+    for name in ["one", "two"] {
+        a.append_pax_extensions([("SCHILY.xattr.system.data", &b"evil"[..]), ("SCHILY.xattr.user.good", b"1")])
+            .unwrap();
+        let mut h = tar::Header::new_ustar();
+        h.set_size(0);
+        h.set_mode(0o644);
+        h.set_uid(0);
+        h.set_gid(0);
+        h.set_mtime(0);
+        a.append_data(&mut h, name, &[][..]).unwrap();
+    }
+    a.into_inner().unwrap();
+    let image = s.path("img");
+    let out = e4mkfs(&["-q", "-d", s.path("a.tar").to_str().unwrap(), image.to_str().unwrap()], None);
+    assert!(out.status.success());
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(text.contains("attribute system.data of /one and of 1 more files"), "{text}");
+    reference_fsck(&image);
+    let tree = image_tree(&open(&image));
+    assert_eq!(tree[&b"two"[..]].xattrs.keys().collect::<Vec<_>>(), [b"user.good"]);
+}

@@ -86,6 +86,8 @@ fn every_geometry_holds_the_tree() {
         &["-O", "quota,project"],
         &["-O", "mmp"],
         &["-O", "large_dir,ea_inode,inline_data"],
+        &["-O", "inline_data", "-I", "1024"],
+        &["-O", "inline_data,^extent,^64bit", "-b", "1024", "-I", "512"],
         &["-I", "128", "-E", "no_copy_xattrs"],
         &["-I", "512"],
     ] {
@@ -223,4 +225,120 @@ fn values_too_large_for_a_block_get_inodes() {
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&out.stderr).contains("file-0"), "{out:?}");
     assert!(!none.exists());
+}
+
+/// Whether the file's or directory's content is inside its inode.
+fn is_inline(image: &Path, path: &str) -> bool {
+    let volume = open(image);
+    let ino = volume.resolve(path.as_bytes(), ext4kit::volume::LastLink::Keep).unwrap();
+    volume.inode(ino).unwrap().flags().contains(ext4kit::format::inode::InodeFlags::INLINE_DATA)
+}
+
+#[test]
+fn small_files_are_inside_their_inodes() {
+    let s = scratch();
+    let file = |name: &str, len: usize| fs::write(s.source.join(name), vec![b'c'; len]).unwrap();
+    for (name, len) in [("empty", 0), ("one", 1), ("f60", 60), ("f61", 61), ("f128", 128), ("f129", 129)] {
+        file(name, len);
+    }
+    fs::create_dir(s.source.join("dir")).unwrap();
+    for i in 0..7 {
+        file(&format!("dir/n{i}"), 3);
+    }
+    fs::create_dir(s.source.join("full")).unwrap();
+    for i in 0..40 {
+        file(&format!("full/n{i}"), 3);
+    }
+    symlink("t".repeat(100), s.source.join("soft")).unwrap();
+    let set = rustix::fs::setxattr(s.source.join("f128"), "user.x", &[1; 90], rustix::fs::XattrFlags::empty());
+    build(&s.source, &s.image, &["-O", "inline_data"]);
+    judge("inline", &s.source, &s.image);
+    for (path, want) in [
+        ("/empty", false),
+        ("/one", true),
+        ("/f60", true),
+        ("/f61", true),
+        ("/f128", true),
+        ("/f129", false),
+        ("/dir", true),
+        ("/dir/n0", true),
+        ("/full", false),
+        ("/soft", true),
+        ("/", false),
+    ] {
+        assert_eq!(is_inline(&s.image, path), want, "{path}");
+    }
+    assert!(
+        set.is_ok() || {
+            eprintln!("skipped: no extended attributes here");
+            true
+        }
+    );
+    let Some(mount) = Mount::new(&s.image, "") else { return };
+    for name in ["one", "f60", "f128"] {
+        let mut f = fs::OpenOptions::new().append(true).open(mount.path().join(name)).unwrap();
+        std::io::Write::write_all(&mut f, &[b'd'; 100]).unwrap();
+    }
+    for i in 0..50 {
+        fs::write(mount.path().join(format!("dir/more-{i}")), "x").unwrap();
+    }
+    fs::remove_file(mount.path().join("dir/n0")).unwrap();
+    drop(mount);
+    reference_fsck(&s.image);
+    assert!(!is_inline(&s.image, "/dir"));
+}
+
+#[test]
+fn room_for_attributes_is_counted() {
+    let s = scratch();
+    for i in 0..1500u32 {
+        let file = s.source.join(format!("file-{i}"));
+        fs::write(&file, "").unwrap();
+        let value = [i.to_le_bytes(); 150].concat();
+        if rustix::fs::setxattr(&file, "user.different", &value, rustix::fs::XattrFlags::empty()).is_err() {
+            eprintln!("skipped: no extended attributes here");
+            return;
+        }
+    }
+    for args in [&[][..], &["-b", "4096"], &["-O", "inline_data,ea_inode", "-b", "1024"], &["-I", "1024"]] {
+        build(&s.source, &s.image, args);
+        judge(&format!("{args:?}"), &s.source, &s.image);
+        fs::remove_file(&s.image).unwrap();
+    }
+}
+
+#[test]
+fn a_given_size_gets_inodes_enough() {
+    let s = scratch();
+    for i in 0..2000 {
+        symlink("x", s.source.join(format!("l{i}"))).unwrap();
+    }
+    build(&s.source, &s.image, &["--size", "8M"]);
+    judge("inodes", &s.source, &s.image);
+    let out = e4mkfs(&["-q", "-N", "500", "-d", s.source.to_str().unwrap(), s.image.to_str().unwrap(), "8M"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("inodes needed"), "{out:?}");
+}
+
+#[test]
+fn times_of_access_and_change_are_kept_when_asked_for() {
+    use ext4kit::format::inode::TimeField;
+    let s = scratch();
+    let file = s.source.join("file");
+    fs::write(&file, "x").unwrap();
+    let at = |sec| std::time::UNIX_EPOCH + std::time::Duration::new(sec, 123_456_789);
+    for keep in [false, true] {
+        // Reading the file may have changed its time of access.
+        let times = fs::FileTimes::new().set_modified(at(10)).set_accessed(at(20));
+        fs::File::open(&file).unwrap().set_times(times).unwrap();
+        build(&s.source, &s.image, if keep { &["--keep-times"] } else { &[] });
+        let volume = open(&s.image);
+        let ino = volume.resolve(b"/file", ext4kit::volume::LastLink::Keep).unwrap();
+        let inode = volume.inode(ino).unwrap();
+        let [mtime, atime, ctime] =
+            [TimeField::Modify, TimeField::Access, TimeField::Change].map(|t| inode.time(t).sec);
+        let ctime_of_host = fs::metadata(&file).unwrap().ctime();
+        assert_eq!((mtime, atime, ctime), if keep { (10, 20, ctime_of_host) } else { (10, 10, 10) });
+        fs::remove_file(&s.image).unwrap();
+    }
 }

@@ -105,6 +105,10 @@ pub(crate) struct Args {
     /// All files belong to this user and group
     #[arg(long, value_name = "UID:GID")]
     pub(crate) owner: Option<String>,
+    /// Keep the files' times of last access and change as well; without, they are the time of modification, so that equal
+    /// trees make equal images
+    #[arg(long)]
+    pub(crate) keep_times: bool,
     /// Threads
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,

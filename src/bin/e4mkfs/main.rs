@@ -13,7 +13,7 @@ use ext4kit::cli::{self, Exit, Failure, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, WindowDevice};
 use ext4kit::env::Timestamp;
 use ext4kit::mkfs::{Draft, Layout, Options, Size, parse};
-use ext4kit::populate::{HostDir, Source, TarFile, Tree, build, fit};
+use ext4kit::populate::{Dropped, Files, Filled, Gathered, HostDir, Source, TarFile, Tree, build, enough_inodes, fit};
 use target::Target;
 
 fn main() -> ExitCode {
@@ -36,15 +36,22 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let tree = source.as_ref().map(|s| s.list(threads, &*progress)).transpose()?;
     let exists = args.image.exists();
     let len = if exists { device_len(&args.image)?.saturating_sub(extra.offset) } else { 0 };
-    options.size = match (args.units()?, &tree) {
-        (Some(units), _) => Size::Units(units),
-        (None, _) if len != 0 => Size::Device(len),
-        (None, Some(tree)) => {
-            fit(&mut options, tree)?;
-            options.size
+    let given = args.units()?.map(Size::Units).or((len != 0).then_some(Size::Device(len)));
+    let mut attributes = None;
+    match (given, &source, &tree) {
+        (Some(size), _, tree) => {
+            options.size = size;
+            if let Some(tree) = tree {
+                enough_inodes(&mut options, tree)?;
+            }
         }
-        (None, None) => return Err(Failure::Usage("no size is given, and there is no image to take it from".into())),
-    };
+        (None, Some(source), Some(tree)) => {
+            let gathered = Gathered::read(&**source, tree, threads, &*progress)?;
+            fit(&mut options, tree, &gathered)?;
+            attributes = Some(gathered);
+        }
+        _ => return Err(Failure::Usage("no size is given, and there is no image to take it from".into())),
+    }
     let layout = Layout::new(&options)?;
     if args.dry_run || !args.quiet && !args.json {
         describe(&layout, session)?;
@@ -68,15 +75,30 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
-    let draft = pool.install(|| match (&source, &tree) {
-        (Some(source), Some(tree)) => build(layout, &**source, tree, device, target.fresh, threads, &*progress),
-        _ => Draft::new(layout).and_then(|mut d| d.write(device, target.fresh).map(|()| d)),
+    let filled = pool.install(|| {
+        if let (Some(source), Some(tree)) = (&source, &tree) {
+            let files = Files { source: &**source, tree, attributes };
+            return build(layout, files, device, target.fresh, threads, &*progress);
+        }
+        let mut draft = Draft::new(layout)?;
+        draft.write(device, target.fresh)?;
+        Ok(Filled { draft, dropped: Vec::new() })
     })?;
     target.finish()?;
+    tell(&filled.dropped, session);
     if args.json {
-        summary(&draft, tree.as_ref(), session)?;
+        summary(&filled.draft, tree.as_ref(), session)?;
     }
     Ok(Exit::Ok)
+}
+
+/// Say which extended attributes are not in the image.
+fn tell(dropped: &[Dropped], session: &Session) {
+    for d in dropped {
+        let (name, path) = (String::from_utf8_lossy(&d.name), String::from_utf8_lossy(&d.path));
+        let more = if d.files > 1 { format!(" and of {} more files", d.files - 1) } else { String::new() };
+        session.warn(format_args!("the filesystem cannot hold the attribute {name} of /{path}{more}"));
+    }
 }
 
 /// A directory, a tar archive, or `-`: an archive from standard input.
@@ -84,6 +106,7 @@ fn open_source(path: &Path, args: &Args, without_xattrs: bool, now: Timestamp) -
     let owner = args.owner.as_deref().map(parse::owner).transpose()?;
     if path.is_dir() {
         let source = HostDir::open(path)?.owned_by(owner);
+        let source = if args.keep_times { source.with_times() } else { source };
         return Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }));
     }
     let source = if path.as_os_str() == "-" {
@@ -93,6 +116,7 @@ fn open_source(path: &Path, args: &Args, without_xattrs: bool, now: Timestamp) -
         TarFile::open(path)?
     };
     let source = source.owned_by(owner).implied_at(now).spool_in(std::env::temp_dir());
+    let source = if args.keep_times { source.with_times() } else { source };
     Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }))
 }
 

@@ -1,18 +1,21 @@
 //! Contents into the image: several threads, each taking the next piece in ascending order of blocks.
 //!
-//! Small files and directories are gathered into one buffer and written together; large files are cut into pieces. What
+//! Extended attributes and inline data come back, to go into inodes. Small files and directories are gathered into one buffer and written together; large files are cut into pieces. What
 //! is written where does not depend on the number of threads.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::dirs::DirWriter;
+use super::inline::Inlined;
 use super::plan::Plan;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::csum::Checksums;
 use crate::format::extent::Extent;
+use crate::format::inline_data::InlineData;
 use crate::progress::{Progress, Step, Unit};
 use crate::source::tree::{Data, Node, NodeId, Tree};
 use crate::source::{Reader, Source, Xattrs};
@@ -40,22 +43,34 @@ pub(crate) struct Copier<'a> {
     pub(crate) csums: Checksums,
     pub(crate) dev: &'a dyn BlockDevice,
     pub(crate) progress: &'a dyn Progress,
+    /// Whether extended attributes are still to be read.
+    pub(crate) attributes: bool,
+}
+
+/// What goes into inodes, by node.
+#[derive(Default)]
+pub(crate) struct Copied {
+    pub(crate) xattrs: Vec<(NodeId, Xattrs)>,
+    pub(crate) inline: Inlined,
 }
 
 impl Copier<'_> {
-    /// Copy everything; the extended attributes come back, by node.
-    pub(crate) fn run(&self, source: &dyn Source, threads: usize) -> Result<Vec<(NodeId, Xattrs)>> {
+    /// Copy everything.
+    pub(crate) fn run(&self, source: &dyn Source, threads: usize) -> Result<Copied> {
         let jobs = self.jobs();
         let total = Some(self.tree.data_bytes());
         self.progress.begin(Step { name: "copying files", unit: Unit::Bytes, total });
         let next = AtomicUsize::new(0);
-        let results = Mutex::new((Vec::new(), None::<Error>));
+        let results = Mutex::new((Copied::default(), None::<Error>));
         let lock = || results.lock().unwrap_or_else(PoisonError::into_inner);
         let work = || {
             let done = self.work(source, &jobs, &next);
             let mut results = lock();
             match done {
-                Ok(found) => results.0.extend(found),
+                Ok(found) => {
+                    results.0.xattrs.extend(found.xattrs);
+                    results.0.inline.extend(found.inline);
+                }
                 Err(e) => {
                     next.store(usize::MAX / 2, Ordering::Relaxed);
                     results.1.get_or_insert(e);
@@ -69,12 +84,12 @@ impl Copier<'_> {
             work();
         });
         self.progress.end();
-        let (mut xattrs, error) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (mut copied, error) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some(e) = error {
             return Err(e);
         }
-        xattrs.sort_unstable_by_key(|x| x.0);
-        Ok(xattrs)
+        copied.xattrs.sort_unstable_by_key(|x| x.0);
+        Ok(copied)
     }
 
     fn jobs(&self) -> Vec<Job> {
@@ -132,14 +147,14 @@ impl Copier<'_> {
         }
     }
 
-    fn work(&self, source: &dyn Source, jobs: &[Job], next: &AtomicUsize) -> Result<Vec<(NodeId, Xattrs)>> {
+    fn work(&self, source: &dyn Source, jobs: &[Job], next: &AtomicUsize) -> Result<Copied> {
         let mut w = Worker {
             all: self,
             reader: source.reader(self.tree)?,
             buf: vec![0; BUFFER],
             at: 0,
             fill: 0,
-            xattrs: Vec::new(),
+            found: Copied { xattrs: Vec::new(), inline: HashMap::new() },
         };
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             self.progress.check()?;
@@ -161,7 +176,7 @@ impl Copier<'_> {
             w.flush()?;
         }
         w.reader.finish()?;
-        Ok(w.xattrs)
+        Ok(w.found)
     }
 }
 
@@ -172,7 +187,7 @@ struct Worker<'a> {
     /// Byte of the image where the buffer goes.
     at: u64,
     fill: usize,
-    xattrs: Vec<(NodeId, Xattrs)>,
+    found: Copied,
 }
 
 impl Worker<'_> {
@@ -181,6 +196,10 @@ impl Worker<'_> {
         self.reader.open(id)?;
         self.attributes(id)?;
         let runs = self.all.plan.runs(id);
+        if self.all.plan.is_inline(id) {
+            self.inline(id, node)?;
+            return self.reader.close();
+        }
         match node.data {
             Data::File | Data::Sparse(_) => self.data(id, runs.as_slice())?,
             Data::Dir { .. } => self.directory(id, runs.as_slice())?,
@@ -198,10 +217,30 @@ impl Worker<'_> {
         self.reader.close()
     }
 
+    /// Keep the content of a node that is inside its inode.
+    fn inline(&mut self, id: NodeId, node: &Node) -> Result<()> {
+        let (tree, plan) = (self.all.tree, self.all.plan);
+        let data = match node.data {
+            Data::Dir { .. } => plan.inline.and_then(|rules| rules.directory(tree, node, &|n| plan.ino(n))),
+            Data::Symlink(_) => Some(InlineData::split(tree.target(node))),
+            _ => {
+                let mut content = vec![0; node.size as usize];
+                self.reader.read(0, &mut content)?;
+                self.all.progress.advance(node.size);
+                Some(InlineData::split(&content))
+            }
+        };
+        self.found.inline.extend(data.map(|d| (id, d)));
+        Ok(())
+    }
+
     fn attributes(&mut self, id: NodeId) -> Result<()> {
+        if !self.all.attributes {
+            return Ok(());
+        }
         let found = self.reader.xattrs()?;
         if !found.is_empty() {
-            self.xattrs.push((id, found));
+            self.found.xattrs.push((id, found));
         }
         Ok(())
     }

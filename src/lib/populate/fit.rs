@@ -1,12 +1,18 @@
 //! How large a filesystem must be for a tree.
 
+use std::collections::{HashMap, HashSet};
+
 use super::dirs::DirRules;
+use super::gather::Gathered;
+use super::inline::InlineRules;
+use super::xattrs::{REFCOUNT_MAX, Room, shape};
 use crate::error::{Error, Result};
 use crate::format::dirent::min_rec_len;
 use crate::format::features::Compat;
+use crate::format::xattr;
 use crate::mkfs::fill::dir_format;
 use crate::mkfs::{Draft, Layout, Options, Size};
-use crate::source::tree::{Data, Tree};
+use crate::source::tree::{Data, NodeId, Tree};
 
 /// Share of room left over, in percent of what the tree takes.
 const HEADROOM: u64 = 5;
@@ -15,13 +21,28 @@ const SMALLEST: u64 = 2 << 20;
 /// Steps of the size, bytes.
 const STEP: u64 = 1 << 20;
 
+/// Set the number of inodes, where none is asked for and the usual share is not enough for `tree`.
+///
+/// # Errors
+/// What [`Layout::new`] says about the options.
+pub fn enough_inodes(options: &mut Options, tree: &Tree) -> Result<()> {
+    let need = tree.len() as u64 + 16;
+    if options.inodes.is_none() && u64::from(Layout::new(options)?.inode_count()) < need {
+        options.inodes = Some(need);
+    }
+    Ok(())
+}
+
 /// Set the size of `options` (and the number of inodes, where it is not given and the usual share is not enough) so that
-/// `tree` fits with some room to spare.
+/// `tree` with its attributes fits with some room to spare.
 ///
 /// # Errors
 /// [`Error::NoSpace`] where no size will do; what [`Layout::new`] says about the options.
-pub fn fit(options: &mut Options, tree: &Tree) -> Result<()> {
-    let inodes = tree.len() as u64 * (100 + HEADROOM) / 100 + 16;
+pub fn fit(options: &mut Options, tree: &Tree, attributes: &Gathered) -> Result<()> {
+    let own: HashSet<&[u8]> = attributes.iter().flat_map(|(_, _, set)| set).map(|(_, v)| v.as_slice()).collect();
+    // Only large values can have inodes of their own; with small blocks more do than here, and room is left for them.
+    let own = own.into_iter().filter(|v| v.len() > 900).count() as u64;
+    let inodes = (tree.len() as u64 + own) * (100 + HEADROOM) / 100 + 16;
     let asked = options.inodes;
     let mut bytes = (tree.data_bytes() + tree.data_bytes() / 20).next_multiple_of(STEP).max(SMALLEST);
     for _ in 0..64 {
@@ -34,7 +55,7 @@ pub fn fit(options: &mut Options, tree: &Tree) -> Result<()> {
         let short = match Layout::new(options).and_then(Draft::new) {
             Ok(draft) => {
                 let l = draft.layout();
-                let need = blocks(tree, l);
+                let need = blocks(tree, l) + attribute_blocks(tree, attributes, l);
                 let need = need + need * HEADROOM / 100 + 16;
                 need.saturating_sub(draft.free_blocks()) * u64::from(l.block_size())
             }
@@ -49,6 +70,45 @@ pub fn fit(options: &mut Options, tree: &Tree) -> Result<()> {
     Err(Error::NoSpace { what: "bytes", need: bytes, have: 0 })
 }
 
+/// Blocks that extended attributes take at most: shared blocks, and values in inodes of their own.
+fn attribute_blocks(tree: &Tree, attributes: &Gathered, l: &Layout) -> u64 {
+    let room = Room::of(l);
+    let inline = InlineRules::of(l);
+    let (ratio, bs) = (l.cluster_ratio(), u64::from(l.block_size()));
+    // For each way of placing a set, whether it needs a block, and how many nodes have it.
+    let mut users: HashMap<(u32, Option<u64>), (bool, u64)> = HashMap::new();
+    let mut values: HashSet<&[u8]> = HashSet::new();
+    for (id, set, attrs) in attributes.iter() {
+        let second = second_len(inline, tree, id);
+        let (outside, users) = users.entry((set, second)).or_default();
+        *users += 1;
+        if *users == 1 {
+            let need = |name: usize, value: usize| {
+                let bare = xattr::entry_len(name);
+                (bare + xattr::padded(value), bare)
+            };
+            let data = second.map(|n| need(super::inline::NAME.len(), n as usize));
+            let known = attrs.iter().filter_map(|(n, v)| xattr::split_name(n).map(|(_, rest)| (rest.len(), v)));
+            let known: Vec<_> = known.collect();
+            let needs = data.into_iter().chain(known.iter().map(|(n, v)| need(*n, v.len())));
+            let places = shape(room, needs);
+            let places = &places[usize::from(data.is_some())..];
+            values.extend(places.iter().zip(&known).filter(|(p, _)| p.own).map(|(_, k)| k.1.as_slice()));
+            *outside = places.iter().any(|p| !p.inside);
+        }
+    }
+    let blocks: u64 = users.values().filter(|u| u.0).map(|u| u.1.div_ceil(REFCOUNT_MAX.into())).sum();
+    let own: u64 = values.iter().map(|v| (v.len() as u64).div_ceil(bs * ratio) + map_clusters(0, 1, bs)).sum();
+    (blocks + own) * ratio
+}
+
+/// Bytes of the second part of a node's inline data; `None` where it has none. At most so many.
+fn second_len(inline: Option<InlineRules>, tree: &Tree, id: NodeId) -> Option<u64> {
+    let node = tree.node(id)?;
+    let rules = inline.filter(|rules| rules.holds(tree, id, node))?;
+    Some(if node.is_dir() { rules.most_second() } else { node.size.saturating_sub(60) })
+}
+
 /// Blocks that the tree takes at most, extended attributes outside of inodes not counted.
 fn blocks(tree: &Tree, l: &Layout) -> u64 {
     let bs = u64::from(l.block_size());
@@ -56,10 +116,11 @@ fn blocks(tree: &Tree, l: &Layout) -> u64 {
     let rules =
         DirRules { block_size: bs as usize, format: dir_format(l), hasher: None, large_dir: false, lost_found: None };
     let index = l.features().compat.contains(Compat::DIR_INDEX);
-    let clusters: u64 = tree
-        .nodes
-        .iter()
-        .map(|n| match n.data {
+    let inline = InlineRules::of(l);
+    let clusters: u64 = (0..)
+        .zip(&tree.nodes)
+        .map(|(id, n)| match n.data {
+            _ if inline.is_some_and(|rules| rules.holds(tree, id, n)) => 0,
             Data::Dir { .. } => {
                 let entries = tree.dir_entries(n);
                 let bytes: usize = entries.iter().map(|e| min_rec_len(usize::from(e.name.len), false)).sum();

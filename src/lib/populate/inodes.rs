@@ -1,5 +1,6 @@
 //! The inodes of a tree, as bytes.
 
+use super::inline::{self, Inlined};
 use super::plan::Plan;
 use super::xattrs::XattrTable;
 use crate::env::Timestamp;
@@ -7,6 +8,7 @@ use crate::error::Result;
 use crate::format::csum::Checksums;
 use crate::format::extent::{Entries, Node as ExtentNode};
 use crate::format::inode::{BLOCK_LEN, Inode, InodeFlags, encode_time};
+use crate::format::xattr::{self, NewValue, NewXattr};
 use crate::format::{U16, U32};
 use crate::mkfs::fill::{Inodes, Usage};
 use crate::source::tree::{Data, Node, NodeId, Tree};
@@ -20,6 +22,7 @@ pub(crate) struct TreeInodes<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) plan: &'a Plan,
     pub(crate) xattrs: &'a XattrTable,
+    pub(crate) inlined: &'a Inlined,
     pub(crate) csums: Checksums,
     pub(crate) inode_size: u16,
     /// 512-byte units of a cluster.
@@ -71,7 +74,13 @@ impl TreeInodes<'_> {
         let (Some(node), Some(place)) = (self.tree.node(id), self.plan.places.get(id as usize)) else { return inode };
         let mut flags = InodeFlags::empty();
         let (mut block, mut clusters) = ([0; BLOCK_LEN], 0);
+        let inlined = self.inlined.get(&id);
         let mapped = match node.data {
+            _ if inlined.is_some() => {
+                block = inlined.map_or(block, |i| i.first);
+                flags = InodeFlags::INLINE_DATA;
+                false
+            }
             Data::Symlink(_) if node.size < BLOCK_LEN as u64 => {
                 let target = self.tree.target(node);
                 block[..target.len()].copy_from_slice(target);
@@ -85,6 +94,7 @@ impl TreeInodes<'_> {
             flags.set(InodeFlags::EXTENTS, self.plan.extents);
         }
         let size = match node.data {
+            Data::Dir { .. } if let Some(data) = inlined => (BLOCK_LEN + data.second.len()) as u64,
             Data::Dir { .. } => {
                 let dir = self.plan.dirs.get(place.dir as usize);
                 flags.set(InodeFlags::INDEX, dir.is_some_and(super::dirs::DirPlan::is_indexed));
@@ -98,6 +108,7 @@ impl TreeInodes<'_> {
         let xattr_block = self.xattrs.block(id);
         let sectors = self.sectors_of(id, clusters);
         let (sec, extra) = node.mtime;
+        let [atime, ctime] = self.tree.times.get(id as usize).copied().unwrap_or([node.mtime; 2]);
         let (now, now_extra) = encode_time(self.now);
         inode.update(|c| {
             c.mode = U16::new(node.mode);
@@ -108,8 +119,9 @@ impl TreeInodes<'_> {
             (c.blocks_lo, c.blocks_high) = (U32::new(sectors as u32), U16::new((sectors >> 32) as u16));
             c.flags = U32::new(flags.bits());
             c.block = block;
-            (c.atime, c.ctime, c.mtime) = (U32::new(sec), U32::new(sec), U32::new(sec));
-            (c.atime_extra, c.ctime_extra, c.mtime_extra) = (U32::new(extra), U32::new(extra), U32::new(extra));
+            (c.mtime, c.mtime_extra) = (U32::new(sec), U32::new(extra));
+            (c.atime, c.atime_extra) = (U32::new(atime.0), U32::new(atime.1));
+            (c.ctime, c.ctime_extra) = (U32::new(ctime.0), U32::new(ctime.1));
             (c.crtime, c.crtime_extra) = (U32::new(now), U32::new(now_extra));
             if let Some(b) = xattr_block {
                 (c.file_acl_lo, c.file_acl_high) = (U32::new(b as u32), U16::new((b >> 32) as u16));
@@ -118,10 +130,15 @@ impl TreeInodes<'_> {
         if let Data::Device(major, minor) = node.data {
             inode.set_device_numbers(major, minor);
         }
+        let area = inode.xattr_area_mut();
         if let Some(bytes) = self.xattrs.ibody(id) {
-            for (to, from) in inode.xattr_area_mut().iter_mut().zip(bytes) {
+            for (to, from) in area.iter_mut().zip(bytes) {
                 *to = *from;
             }
+        } else if let Some(data) = inlined {
+            let value = NewValue::Bytes(&data.second);
+            let fits = xattr::build_ibody(&[NewXattr { index: xattr::INDEX_SYSTEM, name: inline::NAME, value }], area);
+            debug_assert!(fits, "what is inline fits");
         }
         inode
     }

@@ -7,15 +7,19 @@
 mod copy;
 mod dirs;
 mod fit;
+mod gather;
+mod inline;
 mod inodes;
 mod plan;
 mod xattrs;
 
 pub use crate::source::{Attributes, HostDir, Reader, Segment, Source, TarFile, Tree};
-pub use fit::fit;
+pub use fit::{enough_inodes, fit};
+pub use gather::{Dropped, Gathered};
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
+use crate::format::features::Compat;
 use crate::mkfs::{Draft, Layout};
 use crate::progress::Progress;
 use crate::source::tree;
@@ -39,19 +43,44 @@ impl Tree {
     }
 }
 
-/// Make a filesystem of `layout` on `dev`, filled with `tree` from `source`. `fresh` says that the device reads as zeros.
+/// What goes into a filesystem.
+pub struct Files<'a> {
+    /// Where contents come from.
+    pub source: &'a dyn Source,
+    /// What it listed.
+    pub tree: &'a Tree,
+    /// Extended attributes, where they were read before; else they are read on the way.
+    pub attributes: Option<Gathered>,
+}
+
+impl std::fmt::Debug for Files<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("files", &self.tree.len()).finish_non_exhaustive()
+    }
+}
+
+/// A filesystem that is made.
+#[derive(Debug)]
+pub struct Filled {
+    /// What it is like.
+    pub draft: Draft,
+    /// Extended attributes that it does not hold.
+    pub dropped: Vec<Dropped>,
+}
+
+/// Make a filesystem of `layout` on `dev`, filled with `files`. `fresh` says that the device reads as zeros.
 ///
 /// # Errors
 /// [`Error::NoSpace`] before anything is written where the tree does not fit; what the source or the device reports.
 pub fn build(
     layout: Layout,
-    source: &dyn Source,
-    tree: &Tree,
+    files: Files<'_>,
     dev: &dyn BlockDevice,
     fresh: bool,
     threads: usize,
     progress: &dyn Progress,
-) -> Result<Draft> {
+) -> Result<Filled> {
+    let Files { source, tree, attributes } = files;
     let own = tree.brings_lost_found()?;
     let mut draft = if own { Draft::without_lost_found(layout)? } else { Draft::new(layout)? };
     let need = draft.layout().byte_len();
@@ -61,13 +90,19 @@ pub fn build(
     let lost_found = draft.lost_found();
     let plan = Plan::new(&mut draft, tree, lost_found)?;
     let csums = draft.checksums();
-    let found = Copier { tree, plan: &plan, csums, dev, progress }.run(source, threads)?;
-    let xattrs = XattrTable::new(&mut draft, tree, found)?;
+    let copier = Copier { tree, plan: &plan, csums, dev, progress, attributes: attributes.is_none() };
+    let copied = copier.run(source, threads)?;
+    let mut found = attributes.map_or_else(|| Gathered::new(tree, copied.xattrs), Ok)?;
+    if !draft.layout().features().compat.contains(Compat::EXT_ATTR) {
+        found.drop_all(tree);
+    }
+    let xattrs = XattrTable::new(&mut draft, tree, &found, &copied.inline)?;
     let l = draft.layout();
     let inodes = TreeInodes {
         tree,
         plan: &plan,
         xattrs: &xattrs,
+        inlined: &copied.inline,
         csums,
         inode_size: l.inode_size() as u16,
         sectors: draft.ratio() * u64::from(l.block_size() / 512),
@@ -77,5 +112,5 @@ pub fn build(
         root_owner: l.root_owner(),
     };
     draft.write_with(dev, fresh, &inodes)?;
-    Ok(draft)
+    Ok(Filled { draft, dropped: found.dropped().to_vec() })
 }

@@ -4,6 +4,7 @@
 //! together and is written in ascending order.
 
 use super::dirs::{DirPlan, DirRules};
+use super::inline::InlineRules;
 use crate::error::{Error, Result};
 use crate::format::dirhash::{DirHasher, HashVersion};
 use crate::format::extent::{Extent, MAX_WRITTEN_LEN};
@@ -33,6 +34,8 @@ pub(crate) struct Place {
     pub(crate) map: u32,
     /// Index of the directory's plan, where it has more than one block.
     pub(crate) dir: u32,
+    /// The content is inside the inode.
+    pub(crate) inline: bool,
 }
 
 /// A map of several runs.
@@ -55,12 +58,18 @@ pub(crate) struct Plan {
     pub(crate) rules: DirRules,
     pub(crate) block_size: u64,
     pub(crate) extents: bool,
+    pub(crate) inline: Option<InlineRules>,
 }
 
 impl Plan {
     /// Inode number of a node.
     pub(crate) const fn ino(&self, id: NodeId) -> Ino {
         if id == 0 { Ino::ROOT } else { Ino(self.first_ino + id - 1) }
+    }
+
+    /// Whether the node's content is inside its inode.
+    pub(crate) fn is_inline(&self, id: NodeId) -> bool {
+        self.places.get(id as usize).is_some_and(|p| p.inline)
     }
 
     /// The runs of a node, ascending.
@@ -98,6 +107,7 @@ impl Plan {
             rules,
             block_size: u64::from(l.block_size()),
             extents: l.features().incompat.contains(Incompat::EXTENTS),
+            inline: InlineRules::of(l),
         };
         d.take_inos(tree.len() as u64 - 1)?;
         let nlink = l_has_nlink(d);
@@ -115,6 +125,12 @@ impl Plan {
     fn place(&mut self, d: &mut Draft, tree: &Tree, id: NodeId, node: &Node) -> Result<Place> {
         let mut dir = NONE;
         let bs = self.block_size;
+        if self.inline.is_some_and(|rules| rules.holds(tree, id, node)) {
+            if node.is_dir() {
+                d.count_dir(self.ino(id));
+            }
+            return Ok(Place { start: 0, blocks: 0, map: NONE, dir: NONE, inline: true });
+        }
         let blocks = match node.data {
             Data::Dir { .. } => {
                 d.count_dir(self.ino(id));
@@ -186,7 +202,7 @@ impl Plan {
         };
         if let Some((start, blocks)) = simple {
             debug_assert!(blocks <= u32::from(MAX_WRITTEN_LEN));
-            return Ok(Place { start, blocks, map: NONE, dir: NONE });
+            return Ok(Place { start, blocks, map: NONE, dir: NONE, inline: false });
         }
         let mut clusters = clusters;
         let area = if self.extents {
@@ -195,7 +211,7 @@ impl Plan {
             indirect_root(d, &extents, &mut clusters)?
         };
         self.maps.push(Map { area, clusters, extents });
-        Ok(Place { start: 0, blocks: 0, map: self.maps.len() as u32 - 1, dir: NONE })
+        Ok(Place { start: 0, blocks: 0, map: self.maps.len() as u32 - 1, dir: NONE, inline: false })
     }
 }
 

@@ -1,36 +1,91 @@
 //! Extended attributes of a new filesystem: in the inode as far as they fit, the rest in a block, which files with the same
 //! rest share. Equal sets are kept once. Values that no block holds go into inodes of their own where the feature `ea_inode`
-//! is on; equal values share one.
+//! is on; equal values share one. Inline data is the attribute `system.data`, and comes first.
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::gather::Gathered;
+use super::inline::{Inlined, NAME as INLINE_NAME};
 use super::plan::NONE;
 use crate::error::{Error, Result};
 use crate::format::acl::Acl;
 use crate::format::extent::Extent;
-use crate::format::features::{Compat, Incompat};
+use crate::format::features::Incompat;
 use crate::format::inode::{FileType, Inode, InodeFlags};
 use crate::format::xattr::{self, NewValue, NewXattr};
-use crate::mkfs::Draft;
 use crate::mkfs::fill::finish_inode;
+use crate::mkfs::{Draft, Layout};
 use crate::source::Xattrs;
 use crate::source::tree::{NodeId, Tree};
 use crate::units::{Fsblk, Ino};
 
 /// Most inodes that share a block.
 #[doc(alias = "EXT4_XATTR_REFCOUNT_MAX")]
-const REFCOUNT_MAX: u32 = 1024;
+pub(super) const REFCOUNT_MAX: u32 = 1024;
 /// Bytes of an inode before the attributes: the fixed part and the extra fields.
-const INODE_HEAD: usize = 128 + 32;
+pub(super) const INODE_HEAD: usize = 128 + 32;
+
+/// What attributes may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Bytes of the inode's area.
+    pub(super) area: usize,
+    pub(super) block: usize,
+    /// Values may have inodes of their own.
+    pub(super) ea_inode: bool,
+}
+
+impl Room {
+    pub(super) fn of(l: &Layout) -> Self {
+        Self {
+            area: (l.inode_size() as usize).saturating_sub(INODE_HEAD),
+            block: l.block_size() as usize,
+            ea_inode: l.features().incompat.contains(Incompat::EA_INODE),
+        }
+    }
+}
+
+/// Where an attribute goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Where {
+    /// In the inode, not in a block.
+    pub(super) inside: bool,
+    /// The value has an inode of its own.
+    pub(super) own: bool,
+}
+
+/// Decide where attributes go that need so many bytes with their values and without, in order.
+pub(super) fn shape(room: Room, needs: impl Iterator<Item = (usize, usize)>) -> Vec<Where> {
+    let mut left = room.area.saturating_sub(xattr::IBODY_HEADER);
+    // What a block holds beside its header and the end of its table.
+    let mut block = room.block - xattr::BLOCK_HEADER - 4;
+    let mut first = true;
+    needs
+        .map(|(need, bare)| {
+            // The four zeros that end the table are there once.
+            let end = if first { 4 } else { 0 };
+            let own = room.ea_inode && need + end > left && need > block;
+            let need = if own { bare } else { need };
+            let inside = need + end <= left;
+            if inside {
+                left -= need + end;
+                first = false;
+            } else {
+                block = block.saturating_sub(need);
+            }
+            Where { inside, own }
+        })
+        .collect()
+}
 
 /// The attributes of all nodes.
 #[derive(Debug, Default)]
 pub(crate) struct XattrTable {
-    /// For each node the index of its set; empty where no node has attributes.
-    set_of: Vec<u32>,
-    /// What goes into the inode, for each set.
+    /// What was placed, for each node that has attributes.
+    placed_of: HashMap<NodeId, u32>,
+    /// What goes into the inode.
     ibody: Vec<Vec<u8>>,
-    /// What the values in inodes of their own take, for each set: clusters and inodes. Every user is charged for all of it.
+    /// What the values in inodes of their own take: clusters and inodes. Every user is charged for all of it.
     ea: Vec<(u64, u64)>,
     /// The block of a node, where it has one.
     block_of: HashMap<NodeId, u64>,
@@ -115,33 +170,31 @@ struct Shared {
 
 impl XattrTable {
     /// Place the attributes found, allocating blocks.
-    pub(crate) fn new(d: &mut Draft, tree: &Tree, found: Vec<(NodeId, Xattrs)>) -> Result<Self> {
+    pub(crate) fn new(d: &mut Draft, tree: &Tree, found: &Gathered, inlined: &Inlined) -> Result<Self> {
         let mut table = Self::default();
-        if found.is_empty() || !d.layout().features().compat.contains(Compat::EXT_ATTR) {
-            return Ok(table);
-        }
-        table.set_of = vec![NONE; tree.len()];
-        let mut sets: HashMap<Xattrs, u32> = HashMap::new();
+        // What is placed the same way: a set of attributes beside the same inline data.
+        let mut known: HashMap<(u32, &[u8]), u32> = HashMap::new();
         let mut placed: Vec<Placed> = Vec::new();
         let mut ea = EaInodes::default();
         let mut shared: HashMap<Vec<u8>, Shared> = HashMap::new();
-        for (id, attrs) in found {
-            let set = if let Some(i) = sets.get(&attrs) {
+        for (id, set, attrs) in found.iter() {
+            let second = inlined.get(&id).map(|i| i.second.as_slice());
+            // Sets are fewer than 2^31; the highest bit stands for "no inline data".
+            let key = (if second.is_some() { set } else { set | 1 << 31 }, second.unwrap_or_default());
+            let index = if let Some(i) = known.get(&key) {
                 *i
             } else {
-                let mut new = split(d, tree, id, &attrs, &mut ea)?;
+                let mut new = split(d, tree, id, attrs, second, &mut ea)?;
                 let i = table.ibody.len() as u32;
                 table.ibody.push(std::mem::take(&mut new.ibody));
                 let inodes = new.ibody_refs.len() + new.block_refs.len();
                 table.ea.push((new.ea_clusters, inodes as u64));
                 placed.push(new);
-                sets.insert(attrs, i);
+                known.insert(key, i);
                 i
             };
-            if let Some(slot) = table.set_of.get_mut(id as usize) {
-                *slot = set;
-            }
-            let Some(p) = placed.get(set as usize) else { continue };
+            table.placed_of.insert(id, index);
+            let Some(p) = placed.get(index as usize) else { continue };
             ea.count(&p.ibody_refs);
             if let Some(bytes) = &p.block {
                 let (block, new) = share(d, &mut shared, bytes)?;
@@ -160,16 +213,18 @@ impl XattrTable {
         Ok(table)
     }
 
+    fn placed(&self, id: NodeId) -> usize {
+        self.placed_of.get(&id).copied().unwrap_or(NONE) as usize
+    }
+
     /// What goes into the inode's area for attributes.
     pub(crate) fn ibody(&self, id: NodeId) -> Option<&[u8]> {
-        let set = self.set_of.get(id as usize)?;
-        self.ibody.get(*set as usize).map(Vec::as_slice)
+        self.ibody.get(self.placed(id)).map(Vec::as_slice)
     }
 
     /// Clusters and inodes that the node's values in inodes of their own take.
     pub(crate) fn ea(&self, id: NodeId) -> (u64, u64) {
-        let set = self.set_of.get(id as usize).copied().unwrap_or(NONE);
-        self.ea.get(set as usize).copied().unwrap_or_default()
+        self.ea.get(self.placed(id)).copied().unwrap_or_default()
     }
 
     /// The node's block.
@@ -202,41 +257,50 @@ fn store(d: &mut Draft, mut s: Shared) {
     d.keep(s.block, s.bytes);
 }
 
-/// Decide what goes into the inode, what into a block, and what into an inode of its own.
-fn split(d: &mut Draft, tree: &Tree, id: NodeId, attrs: &Xattrs, ea: &mut EaInodes) -> Result<Placed> {
-    let bs = d.layout().block_size() as usize;
-    let with_inodes = d.layout().features().incompat.contains(Incompat::EA_INODE);
-    let mut values = Vec::with_capacity(attrs.len());
+/// Put attributes into the inode, a block, and inodes of their own. `second` is the inode's inline data.
+fn split(
+    d: &mut Draft,
+    tree: &Tree,
+    id: NodeId,
+    attrs: &Xattrs,
+    second: Option<&[u8]>,
+    ea: &mut EaInodes,
+) -> Result<Placed> {
+    let room = Room::of(d.layout());
+    let mut values = Vec::with_capacity(attrs.len() + 1);
+    if let Some(data) = second {
+        values.push((xattr::INDEX_SYSTEM, INLINE_NAME, data.to_vec()));
+    }
     for (name, value) in attrs {
         let Some((index, rest)) = xattr::split_name(name) else { continue };
-        let value = match name.as_slice() {
-            b"system.posix_acl_access" | b"system.posix_acl_default" => Acl::decode_host(value)?.encode_disk(),
+        let value = match index {
+            xattr::INDEX_POSIX_ACL_ACCESS | xattr::INDEX_POSIX_ACL_DEFAULT => Acl::decode_host(value)
+                .map_err(|e| Error::OnPath { path: tree.path(id), source: Box::new(e) })?
+                .encode_disk(),
             _ => value.clone(),
         };
         values.push((index, rest, value));
     }
-    let mut area = vec![0; (d.layout().inode_size() as usize).saturating_sub(INODE_HEAD)];
+    let mut area = vec![0; room.area];
     let (mut inside, mut outside) = (Vec::new(), Vec::new());
-    let mut room = area.len().saturating_sub(4);
-    // What a block holds beside its header and the end of its table.
-    let mut block_room = bs - 32 - 4;
     let mut out = Placed::default();
-    for (index, name, value) in &values {
+    let needs = values.iter().map(|(_, name, value)| {
+        let bare = xattr::entry_len(name.len());
+        (bare + xattr::padded(value.len()), bare)
+    });
+    for (place, (index, name, value)) in shape(room, needs).into_iter().zip(&values) {
         let mut attr = NewXattr { index: *index, name, value: NewValue::Bytes(value) };
-        let end = if inside.is_empty() { 4 } else { 0 };
         let mut own = None;
-        if with_inodes && attr.need() + end > room && attr.need() > block_room {
+        if place.own {
             let (ino, value_hash) = ea.hold(d, value)?;
             attr.value = NewValue::Inode { ino, size: value.len() as u32, value_hash };
             own = Some(ino);
-            out.ea_clusters += value.len().div_ceil(bs).div_ceil(d.ratio() as usize) as u64;
+            out.ea_clusters += value.len().div_ceil(room.block).div_ceil(d.ratio() as usize) as u64;
         }
-        if attr.need() + end <= room {
-            room -= attr.need() + end;
+        if place.inside {
             inside.push(attr);
             out.ibody_refs.extend(own);
         } else {
-            block_room = block_room.saturating_sub(attr.need());
             outside.push(attr);
             out.block_refs.extend(own);
         }
@@ -253,7 +317,7 @@ fn split(d: &mut Draft, tree: &Tree, id: NodeId, attrs: &Xattrs, ea: &mut EaInod
         out.ibody = area;
     }
     if !outside.is_empty() {
-        out.block = Some(xattr::build_block(&outside, bs).ok_or_else(too_large)?);
+        out.block = Some(xattr::build_block(&outside, room.block).ok_or_else(too_large)?);
     }
     Ok(out)
 }

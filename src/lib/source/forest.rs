@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::tree::{Attributes, Data, Entry, Name, NodeId, Segment, Tree};
+use crate::env::Timestamp;
 use crate::error::{EntryFlaw, Error, Result};
 use crate::format::inode::FileType;
 
@@ -52,6 +53,8 @@ pub(crate) struct Item {
 pub(crate) struct Forest {
     items: Vec<Item>,
     implied: Attributes,
+    /// Times of last access and change, of the items for which they are known and wanted.
+    pub(crate) times: HashMap<ItemId, [Timestamp; 2]>,
     /// The directory that was found last, and its path.
     last: (Vec<u8>, ItemId),
 }
@@ -83,7 +86,7 @@ impl Forest {
     /// Nothing but a root. It and every directory that is made along the way get the attributes `implied`.
     pub(crate) fn new(implied: Attributes) -> Self {
         let root = Item { implied: true, ..Item::dir(implied) };
-        Self { items: vec![root], implied, last: (Vec::new(), ROOT) }
+        Self { items: vec![root], implied, times: HashMap::new(), last: (Vec::new(), ROOT) }
     }
 
     pub(crate) fn item(&self, id: ItemId) -> Option<&Item> {
@@ -260,12 +263,20 @@ impl Flatten<'_> {
             self.tree.implied.push(id);
         }
         self.item_of.push(item);
+        self.times(item, i);
         if id != 0
             && let Some(p) = self.tree.nodes.get_mut(parent as usize)
         {
             p.links += 1;
         }
         Ok(id)
+    }
+
+    fn times(&mut self, id: ItemId, item: &Item) {
+        if !self.forest.times.is_empty() {
+            let [atime, ctime] = self.forest.times.get(&id).copied().unwrap_or([item.attributes.mtime; 2]);
+            self.tree.keep_times(atime, ctime);
+        }
     }
 
     fn file(&mut self, item: ItemId, dir: NodeId, name: Name) -> Result<NodeId> {
@@ -299,6 +310,7 @@ impl Flatten<'_> {
         };
         let id = self.tree.push(dir, name, &attributes, data)?;
         self.item_of.push(item);
+        self.times(item, i);
         self.node_of.insert(item, id);
         Ok(id)
     }
@@ -341,7 +353,6 @@ fn check_name(name: &[u8]) -> Flawed<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::Timestamp;
 
     fn attributes(mode: u16) -> Attributes {
         Attributes { mode, uid: 0, gid: 0, mtime: Timestamp::default(), stamp: 0, size: 0, device: (0, 0) }

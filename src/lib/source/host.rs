@@ -32,6 +32,7 @@ pub struct HostDir {
     path: PathBuf,
     top: OwnedFd,
     xattrs: bool,
+    times: bool,
     owner: Option<(u32, u32)>,
 }
 
@@ -65,13 +66,20 @@ impl HostDir {
         let path = path.as_ref();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::host("open", path, e))?;
-        Ok(Self { path: path.to_path_buf(), top, xattrs: true, owner: None })
+        Ok(Self { path: path.to_path_buf(), top, xattrs: true, times: false, owner: None })
     }
 
     /// Leave extended attributes out.
     #[must_use]
     pub fn without_xattrs(mut self) -> Self {
         self.xattrs = false;
+        self
+    }
+
+    /// Keep the times of last access and change, too. They differ between copies of a tree, and so do images then.
+    #[must_use]
+    pub const fn with_times(mut self) -> Self {
+        self.times = true;
         self
     }
 
@@ -334,12 +342,20 @@ impl<'a> Assemble<'a> {
         let mut attributes = self.source.attributes(&found.stat);
         attributes.size = 0;
         let id = self.tree.push(parent, name, &attributes, Data::Dir { first, count })?;
+        self.times(&found.stat);
         if id != 0
             && let Some(p) = self.tree.nodes.get_mut(parent as usize)
         {
             p.links += 1;
         }
         Ok(id)
+    }
+
+    fn times(&mut self, stat: &Stat) {
+        if self.source.times {
+            let time = |sec, nsec: u64| Timestamp { sec, nsec: nsec as u32 };
+            self.tree.keep_times(time(stat.st_atime, stat.st_atime_nsec), time(stat.st_ctime, stat.st_ctime_nsec));
+        }
     }
 
     fn files(&mut self, dir: NodeId, found: Found, stack: &mut Vec<(usize, NodeId, Name, u32)>) -> Result<()> {
@@ -392,6 +408,7 @@ impl<'a> Assemble<'a> {
             }
         };
         let id = self.tree.push(dir, name, &attributes, data)?;
+        self.times(&item.stat);
         if item.stat.st_nlink > 1 {
             self.linked.insert(key, id);
         }
@@ -412,6 +429,15 @@ struct HostReader<'a> {
 impl HostReader<'_> {
     fn path(&self) -> Vec<u8> {
         self.tree.path(self.node)
+    }
+
+    /// Have the directory open that the current node is in, or is.
+    fn turn_to(&mut self, wanted: NodeId) -> Result<()> {
+        if wanted != self.dir_id {
+            self.dir = self.source.open_dir(&self.tree.path(wanted), OFlags::RDONLY)?;
+            self.dir_id = wanted;
+        }
+        Ok(())
     }
 
     fn current(&self) -> Result<&Node> {
@@ -467,10 +493,7 @@ impl Reader for HostReader<'_> {
         self.file = None;
         let node = self.current()?;
         let (wanted, data, name) = (if node.is_dir() { id } else { node.parent }, node.data, node.name);
-        if wanted != self.dir_id {
-            self.dir = self.source.open_dir(&self.tree.path(wanted), OFlags::RDONLY)?;
-            self.dir_id = wanted;
-        }
+        self.turn_to(wanted)?;
         if matches!(data, Data::File | Data::Sparse(_)) {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
             let name = self.tree.name(name);
@@ -514,6 +537,14 @@ impl Reader for HostReader<'_> {
             |b| rustix::fs::llistxattr(path.as_slice(), b.as_mut_slice()),
             |n, b| rustix::fs::lgetxattr(path.as_slice(), n, b.as_mut_slice()),
         )
+    }
+
+    fn attributes(&mut self, id: u32) -> Result<Xattrs> {
+        self.node = id;
+        self.file = None;
+        let node = self.current()?;
+        self.turn_to(if node.is_dir() { id } else { node.parent })?;
+        self.xattrs()
     }
 
     fn close(&mut self) -> Result<()> {

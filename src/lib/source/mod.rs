@@ -51,6 +51,17 @@ pub trait Reader {
     /// What cannot be read, by name.
     fn xattrs(&mut self) -> Result<Xattrs>;
 
+    /// The extended attributes of any node, without reading its content.
+    ///
+    /// # Errors
+    /// What cannot be read, by name.
+    fn attributes(&mut self, node: u32) -> Result<Xattrs> {
+        self.open(node)?;
+        let found = self.xattrs()?;
+        self.close()?;
+        Ok(found)
+    }
+
     /// Done with the node.
     ///
     /// # Errors

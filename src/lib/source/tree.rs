@@ -103,6 +103,9 @@ pub struct Tree {
     pub(crate) sparse: Vec<Vec<Segment>>,
     /// Directories that the source does not name, only what is in them; ascending.
     pub(crate) implied: Vec<NodeId>,
+    /// Times of last access and of last change of each node, as inodes store them. Empty where the source was not asked to
+    /// keep them: then they are the modification time.
+    pub(crate) times: Vec<[(u32, u32); 2]>,
 }
 
 impl Tree {
@@ -151,6 +154,12 @@ impl Tree {
         let mtime = encode_time(a.mtime);
         self.nodes.push(Node { parent, name, mode, links, uid, gid, mtime, stamp, size, data });
         Ok(id)
+    }
+
+    /// Keep the times of last access and change of the node that was pushed last.
+    pub(crate) fn keep_times(&mut self, atime: Timestamp, ctime: Timestamp) {
+        self.times.resize(self.nodes.len().saturating_sub(1), [(0, 0); 2]);
+        self.times.push([encode_time(atime), encode_time(ctime)]);
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Option<&Node> {

@@ -114,7 +114,7 @@ impl TarFile {
             name: name.to_path_buf(),
             input: Mutex::new(Some(input)),
             spool_dir: SPOOL_DIR.into(),
-            wanted: Wanted { xattrs: true, owner: None, implied },
+            wanted: Wanted { xattrs: true, times: false, owner: None, implied },
             listed: OnceLock::new(),
         }
     }
@@ -123,6 +123,13 @@ impl TarFile {
     #[must_use]
     pub const fn without_xattrs(mut self) -> Self {
         self.wanted.xattrs = false;
+        self
+    }
+
+    /// Keep the times of last access and change, where the archive has them.
+    #[must_use]
+    pub const fn with_times(mut self) -> Self {
+        self.wanted.times = true;
         self
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Records {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Timestamp>,
+    pub(super) atime: Option<Timestamp>,
+    pub(super) ctime: Option<Timestamp>,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) sparse: Sparse,
 }
@@ -66,6 +68,8 @@ impl Records {
             b"uid" => self.uid = optional(value, "the owner", id)?,
             b"gid" => self.gid = optional(value, "the group", id)?,
             b"mtime" => self.mtime = optional(value, "the time", time)?,
+            b"atime" => self.atime = optional(value, "the time", time)?,
+            b"ctime" => self.ctime = optional(value, "the time", time)?,
             b"RHT.security.selinux" => {
                 // The text as the kernel has it, with its NUL.
                 self.xattrs.entry(b"security.selinux".to_vec()).or_insert_with(|| [value, b"\0"].concat());

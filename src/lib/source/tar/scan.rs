@@ -39,6 +39,8 @@ pub(super) struct Scanned {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     pub(super) xattrs: bool,
+    /// Times of last access and change.
+    pub(super) times: bool,
     pub(super) owner: Option<(u32, u32)>,
     pub(super) implied: Attributes,
 }
@@ -396,8 +398,14 @@ impl<'a> Scan<'a> {
         if self.wanted.xattrs && !records.xattrs.is_empty() {
             item.set = self.set(records.xattrs.into_iter().collect());
         }
+        let mtime = item.attributes.mtime;
         let put = self.out.forest.put(&self.path, item);
-        self.check(put).map(drop)
+        let id = self.check(put)?;
+        if self.wanted.times && (records.atime.is_some() || records.ctime.is_some()) {
+            let times = [records.atime, records.ctime].map(|t| t.unwrap_or(mtime));
+            self.out.forest.times.insert(id, times);
+        }
+        Ok(())
     }
 
     /// The number of a set of attributes.
