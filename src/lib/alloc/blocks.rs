@@ -78,12 +78,10 @@ impl BlockAlloc for Allocator {
             self.free_bits(vol, store, group, first, last + 1 - first)?;
             at = Fsblk(stop);
         }
-        if metadata {
-            for block in start.0..end {
-                store.forget(Fsblk(block))?;
-            }
+        if !metadata {
+            return store.forget_content(start, len);
         }
-        Ok(())
+        (start.0..end).try_for_each(|block| store.forget(Fsblk(block)))
     }
 
     fn allocate_inode(&mut self, vol: &mut Volume, store: &mut dyn MetaStore, request: InodeRequest) -> Result<Ino> {

@@ -507,6 +507,17 @@ impl MetaStore for Handle<'_> {
         Ok(())
     }
 
+    fn forget_content(&mut self, start: Fsblk, len: u32) -> Result<()> {
+        check_block(&self.journal.shared, start, len.into())?;
+        let logged: Vec<Fsblk> = {
+            let span = start..Fsblk(start.0 + u64::from(len));
+            let state = self.journal.shared.read();
+            let running = state.running.blocks.range(span.clone());
+            running.chain(state.committed.range(span)).map(|(b, _)| *b).collect()
+        };
+        logged.into_iter().try_for_each(|b| self.forget(b))
+    }
+
     fn write_data(&mut self, block: Fsblk, bytes: &[u8]) -> Result<()> {
         self.journal.check_alive()?;
         let shared = &self.journal.shared;

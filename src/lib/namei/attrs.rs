@@ -42,11 +42,18 @@ impl Namei<'_> {
             let project = FeatureBit { word: FeatureWord::RoCompat, bit, name: Some("project") };
             return Err(Error::Unsupported { features: vec![project] });
         }
-        self.begin(self.edit.xattr_credits(&o, 64).saturating_add(2))?;
+        let list = match change.permissions {
+            Some(_) => acl::stored(self.edit.vol, &o, xattr::INDEX_POSIX_ACL_ACCESS)?,
+            None => None,
+        };
+        let len = list.as_ref().map_or(0, |l| l.encode_disk().len());
+        self.begin(self.edit.xattr_credits(&o, len).saturating_add(2))?;
         let before = o.clone();
+        // A list in an inode of its own is replaced below.
+        let values_before = self.value_inodes(&before)?;
         if let Some(p) = change.permissions {
             o.inode.update(|c| c.mode.set((c.mode.get() & !0o7777) | (p & 0o7777)));
-            if let Some(mut list) = acl::stored(self.edit.vol, &o, xattr::INDEX_POSIX_ACL_ACCESS)? {
+            if let Some(mut list) = list {
                 acl::after_chmod(&mut list, p);
                 let value = list.encode_disk();
                 self.edit.set_xattr(&mut o, xattr::INDEX_POSIX_ACL_ACCESS, b"", Some(&value))?;
@@ -68,8 +75,8 @@ impl Namei<'_> {
         }
         o.inode.set_time(TimeField::Change, self.ctx.now);
         if self.ctx.quota.is_on() {
-            let values = self.value_inodes(&before)?;
-            self.ctx.quota.add_inodes(&before.inode, -values);
+            let values = self.value_inodes(&o)?;
+            self.ctx.quota.add_inodes(&before.inode, -values_before);
             self.ctx.quota.add_inodes(&o.inode, values);
         }
         self.put(&mut o)

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use super::Volume;
 use crate::error::{Error, Flaw, Place, Result, Structure};
 use crate::format::extent::{self, Entries, Extent, MAX_DEPTH, Node};
-use crate::format::features::RoCompat;
+use crate::format::features::{Incompat, RoCompat};
 use crate::format::inode::{FileType, Inode, InodeFlags};
 use crate::units::{Fsblk, Ino, Lblk};
 
@@ -96,7 +96,8 @@ impl Volume {
         }
     }
 
-    /// Whether a symlink's target is in the inode itself: no data blocks beyond an extended attribute block.
+    /// Whether a symlink's target is in the inode itself: no data blocks beyond an extended attribute block, or, with
+    /// `ea_inode`, short enough.
     #[doc(alias = "ext4_inode_is_fast_symlink")]
     pub fn is_fast_symlink(&self, inode: &Inode) -> bool {
         if inode.file_type() != Some(FileType::Symlink) || inode.flags().contains(InodeFlags::EA_INODE) {
@@ -104,6 +105,10 @@ impl Volume {
         }
         if inode.flags().intersects(InodeFlags::EXTENTS | InodeFlags::INLINE_DATA) {
             return false;
+        }
+        if self.geo.features.incompat.contains(Incompat::EA_INODE) {
+            // Charged for values in other inodes: blocks say nothing.
+            return inode.size() > 0 && inode.size() < extent_area_len();
         }
         let xattr = if inode.file_acl().0 == 0 {
             0

@@ -41,6 +41,10 @@ pub trait MetaStore {
     #[doc(alias = "jbd2_journal_revoke")]
     fn forget(&mut self, block: Fsblk) -> Result<()>;
 
+    /// Blocks of content have been freed: those of them that went through the transaction or the log (the tail of a file
+    /// that was cut) are forgotten.
+    fn forget_content(&mut self, start: Fsblk, len: u32) -> Result<()>;
+
     /// Write content of a file, whole blocks from `block` on: not journalled, but on the device before the
     /// transaction commits (`data=ordered`).
     fn write_data(&mut self, block: Fsblk, bytes: &[u8]) -> Result<()>;

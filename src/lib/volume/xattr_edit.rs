@@ -83,6 +83,7 @@ impl Edit<'_> {
             inode_area: o.inode.xattr_area().len(),
             block: self.block_size(),
             ea_inode: self.vol.geo.features.incompat.contains(Incompat::EA_INODE),
+            apart_inside: o.inode.file_type() != Some(FileType::Symlink),
         }
     }
 

@@ -77,6 +77,9 @@ pub struct Room {
     pub block: usize,
     /// Values may have inodes of their own.
     pub ea_inode: bool,
+    /// The entries of such values may be in the inode's area. Not for symbolic links: a link with blocks (it is charged for
+    /// the value) and no attribute block is taken for one whose target is in a block by e2fsck up to 1.47.
+    pub apart_inside: bool,
 }
 
 impl Room {
@@ -112,7 +115,8 @@ impl Room {
         let tries = if large { tries.get(1..) } else { tries.get(..if self.ea_inode { 2 } else { 1 }) };
         for (need, apart) in tries.unwrap_or_default() {
             for (place, others) in [(Destination::Inode, in_inode), (Destination::Block, in_block)] {
-                if self.fits(place, others, *need) {
+                let barred = *apart && place == Destination::Inode && !self.apart_inside;
+                if !barred && self.fits(place, others, *need) {
                     return Some((place, *apart));
                 }
             }
@@ -131,13 +135,15 @@ mod tests {
 
     #[test]
     fn places_in_the_kernels_order() {
-        let room = Room { inode_area: 96, block: 4096, ea_inode: false };
+        let room = Room { inode_area: 96, block: 4096, ea_inode: false, apart_inside: true };
         assert_eq!(room.place(4, 20, &[], &[]), Some((Destination::Inode, false)));
         assert_eq!(room.place(4, 200, &[], &[]), Some((Destination::Block, false)));
         assert_eq!(room.place(4, 4096, &[], &[]), None);
         let with = Room { ea_inode: true, ..room };
         assert_eq!(with.min_large(), 4096 - 20 - 32 - 4);
         assert_eq!(with.place(4, 4096, &[], &[]), Some((Destination::Inode, true)));
+        let link = Room { apart_inside: false, ..with };
+        assert_eq!(link.place(4, 4096, &[], &[]), Some((Destination::Block, true)));
         let big = HeldXattr { index: 1, name: b"x".to_vec(), value: HeldValue::Bytes(vec![0; 3000]) };
         assert_eq!(with.place(4, 2000, &[], std::slice::from_ref(&big)), Some((Destination::Inode, true)));
         assert_eq!(room.place(4, 2000, &[], &[big]), None);

@@ -51,6 +51,9 @@ impl MetaStore for DirectStore {
         // What is freed must not be read again.
         self.dev.write_at(block.0 * self.block_size as u64, &vec![0xdb; self.block_size])
     }
+    fn forget_content(&mut self, _start: Fsblk, _len: u32) -> Result<()> {
+        Ok(())
+    }
     fn write_data(&mut self, block: Fsblk, bytes: &[u8]) -> Result<()> {
         self.dev.write_at(block.0 * self.block_size as u64, bytes)
     }
