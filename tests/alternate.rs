@@ -21,7 +21,6 @@ use ext4kit::env::{Entropy, FixedClock, SeededEntropy, Timestamp};
 use ext4kit::format::inode::FileType;
 use ext4kit::journal::{Journal, JournalOptions, direct};
 use ext4kit::namei::{Attributes, Bytes, Change, Context, Namei, What};
-use ext4kit::units::Ino;
 use ext4kit::volume::{LastLink, OpenOptions, Volume};
 
 const MKE2FS: [&str; 9] = [
@@ -181,12 +180,12 @@ impl Ours {
         self.journal.close().unwrap();
     }
 
-    fn try_edit(n: &mut Namei<'_>, op: &Op) -> ext4kit::Result<()> {
-        let find = |n: &Namei<'_>, p: &[u8]| n.resolve(p, LastLink::Keep);
-        let a = Attributes::root(0o644);
+    fn try_edit(namei: &mut Namei<'_>, op: &Op) -> ext4kit::Result<()> {
+        let find = |namei: &Namei<'_>, p: &[u8]| namei.resolve(p, LastLink::Keep);
+        let plain = Attributes::root(0o644);
         match op {
             Op::Make(kind, p) => {
-                let (dir, name) = n.parent_of(p)?;
+                let (dir, name) = namei.parent_of(p)?;
                 let target = vec![b't'; 1 + p.len() * 7 % 90];
                 let what = match kind {
                     FileType::Directory => What::Directory,
@@ -194,30 +193,34 @@ impl Ours {
                     FileType::Fifo => What::Fifo,
                     _ => What::File,
                 };
-                n.make(dir, &name, what, &a).map(|_| ())
+                namei.make(dir, &name, what, &plain).map(|_| ())
             }
-            Op::Write(p, pieces, size) => n.write_file(find(n, p)?, &mut Bytes(&bytes_of(pieces, *size))),
-            Op::Truncate(p, size) => n.truncate(find(n, p)?, *size),
+            Op::Write(p, pieces, size) => namei.write_file(find(namei, p)?, &mut Bytes(&bytes_of(pieces, *size))),
+            Op::Truncate(p, size) => namei.truncate(find(namei, p)?, *size),
             Op::Allocate(..) => Ok(()),
-            Op::Rename(a, b) => {
-                let ((from, name), (to, to_name)) = (n.parent_of(a)?, n.parent_of(b)?);
-                n.rename(from, &name, to, &to_name, false)
+            Op::Rename(old, new) => {
+                let ((from, name), (to, to_name)) = (namei.parent_of(old)?, namei.parent_of(new)?);
+                namei.rename(from, &name, to, &to_name, false)
             }
-            Op::Link(a, b) => {
-                let (ino, (dir, name)) = (find(n, a)?, n.parent_of(b)?);
-                n.link(ino, dir, &name)
+            Op::Link(old, new) => {
+                let (ino, (dir, name)) = (find(namei, old)?, namei.parent_of(new)?);
+                namei.link(ino, dir, &name)
             }
             Op::Unlink(p) => {
-                let (dir, name) = n.parent_of(p)?;
-                n.unlink(dir, &name)
+                let (dir, name) = namei.parent_of(p)?;
+                namei.unlink(dir, &name)
             }
             Op::RemoveTree(p) => {
-                let (dir, name) = n.parent_of(p)?;
-                n.remove_tree(dir, &name)
+                let (dir, name) = namei.parent_of(p)?;
+                namei.remove_tree(dir, &name)
             }
-            Op::Chmod(p, mode) => n.change(find(n, p)?, &Change { permissions: Some(*mode), ..Change::default() }),
-            Op::Chown(p, u, g) => n.change(find(n, p)?, &Change { uid: Some(*u), gid: Some(*g), ..Change::default() }),
-            Op::SetXattr(p, name, v) => n.set_xattr(find(n, p)?, name.as_bytes(), v.as_deref()).map(|_| ()),
+            Op::Chmod(p, mode) => {
+                namei.change(find(namei, p)?, &Change { permissions: Some(*mode), ..Change::default() })
+            }
+            Op::Chown(p, uid, gid) => {
+                namei.change(find(namei, p)?, &Change { uid: Some(*uid), gid: Some(*gid), ..Change::default() })
+            }
+            Op::SetXattr(p, name, v) => namei.set_xattr(find(namei, p)?, name.as_bytes(), v.as_deref()).map(|_| ()),
         }
     }
 }
@@ -431,7 +434,7 @@ fn alternate(options: &str, turns: u64, seed: u64) -> Option<u32> {
         assert_same_tree(&format!("{options}, turn {turn}, the library reads"), &theirs, &seen);
         let now = Timestamp { sec: 1_750_000_000 + turn as i64, nsec: 5 };
         let mut editor = Ours::new(&image, now);
-        for _ in 0..1 + dice.below(3) {
+        for _ in 0..=dice.below(3) {
             done += dice.turn(&seen, &mut editor);
             if !editor.full {
                 editor.commit();

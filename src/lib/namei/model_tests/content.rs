@@ -14,7 +14,9 @@ fn pattern() -> &'static [u8] {
     BYTES.get_or_init(|| {
         let mut all = vec![0; PATTERN];
         SeededEntropy::new(9).fill(&mut all);
-        all.iter_mut().for_each(|b| *b |= u8::from(*b == 0));
+        for b in &mut all {
+            *b |= u8::from(*b == 0);
+        }
         all
     })
 }

@@ -65,13 +65,11 @@ impl Model {
         while self.counts.operations < end {
             let mut at = self.below(sum);
             for (op, weight) in OPS.iter().zip(phase) {
-                match at.checked_sub(weight.into()) {
-                    Some(rest) => at = rest,
-                    None => {
-                        op(self);
-                        break;
-                    }
-                }
+                let Some(rest) = at.checked_sub(weight.into()) else {
+                    op(self);
+                    break;
+                };
+                at = rest;
             }
             match self.below(400) {
                 0..4 => self.commit(),
@@ -506,7 +504,7 @@ impl Model {
         let perm = |m: &mut Self| m.below(8) as u16;
         entries.push(AclEntry { tag: AclTag::UserObj, perm: perm(self) });
         if named {
-            for user in 0..1 + self.below(12) {
+            for user in 0..=self.below(12) {
                 entries.push(AclEntry { tag: AclTag::User(user * 1000), perm: perm(self) });
             }
         }
