@@ -15,6 +15,7 @@
 //! | [`mod@file`] | the write path: extent-status tree and reservations of delayed allocation so far |
 //! | [`source`] | where files come from: a directory of the host, listed once, read by several threads |
 //! | [`namei`] | operations on names: make, link, unlink, rename, content, attributes |
+//! | [`batch`] | edits as one transaction: trees, archives and scripts into an image |
 //! | [`extract`] | copying out of an image: a tree of the host, a tar stream, a listing |
 //! | [`check`] | checking: the table of problems, the passes, findings as text and JSON |
 //! | [`mkfs`] | making a filesystem: options, layout, writer |
@@ -27,6 +28,7 @@
 //! (see [`mod@env`]). The same input gives the same bytes.
 
 pub mod alloc;
+pub mod batch;
 pub mod check;
 pub mod cli;
 pub mod device;

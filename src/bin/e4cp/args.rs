@@ -4,26 +4,39 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
+use ext4kit::batch::{self, CopyOptions, ModeChange};
 use ext4kit::cli::Failure;
+use ext4kit::device::ImageSpec;
+use ext4kit::env::Timestamp;
 use ext4kit::extract::{Options, Preserve};
 
 use crate::place::{ImagePath, Place};
 
-/// Copy files out of an ext2, ext3 or ext4 image, without root and without mounting it.
+/// Copy files out of an ext2, ext3 or ext4 image and into it, without root and without mounting it.
 ///
 /// IMAGE:PATH names a path in an image; IMAGE may be IMAGE@OFFSET, the filesystem that begins OFFSET bytes into a disk
 /// image (suffixes s, K, M, G). A destination that is a directory gets the copies under their own names; `IMAGE:/` and
 /// `IMAGE:/dir/.` stand for the content. The destination `-` writes a tar to standard output, with everything.
 ///
 /// Copies are made by name below DEST and never through a symbolic link that is there; a file in the way is replaced.
-/// What cannot be copied (damaged, or a name that no host takes) is told and left out, the rest is copied, and the exit
+/// Copying out: what cannot be copied (damaged, or a name that no host takes) is told and left out, the rest is copied, and the exit
 /// code is 1. Owners and attributes that the host does not allow are told once, and the exit code stays 0. An empty
 /// lost+found of the root is left out.
+///
+/// Copying in: everything that one command does is one transaction of the image's journal. It happens as a whole, or the
+/// image stays as it was: when something cannot be read or has no room, and when the program is killed. What is copied is
+/// root's and has the source's permissions, unless -p, -a or --owner and --mode say otherwise. A file that is there gets
+/// the new content and keeps its inode; symbolic links in the way are replaced, not followed. SOURCE_DATE_EPOCH, where it
+/// is set, is the time that goes into the image: the same edit of the same image then gives the same bytes.
+///
+/// A script (--script) has one command a line: put, rm, rmdir, mkdir, ln, symlink, mv, chmod, chown, chproj, setfattr,
+/// truncate, touch, mknod, mkfifo, with the options of their namesakes. Words are quoted as in a shell; # begins a comment.
 #[derive(Parser, Debug)]
 #[command(override_usage = "e4cp [-a | -rp] IMAGE:PATH... DEST\n       e4cp IMAGE:PATH... -\n       \
+                            e4cp [-a | -rp] SOURCE... IMAGE:PATH\n       e4cp --script FILE IMAGE\n       \
                             e4cp -l [-r] [--json] IMAGE:PATH...\n       e4cp --discard IMAGE:PATH...")]
 pub(crate) struct Args {
-    /// What to copy, and where to: IMAGE:PATH..., then a file or directory of the host, or `-`.
+    /// What to copy, and where to. One side is IMAGE:PATH, the other a file or directory of the host, or `-` for a tar.
     #[arg(required = true, value_name = "SOURCE... DEST")]
     operands: Vec<OsString>,
 
@@ -47,6 +60,59 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) discard: bool,
 
+    /// Copying in: everything belongs to this user and group, as UID:GID.
+    #[arg(long, value_name = "UID:GID", value_parser = parse_owner, help_heading = IN)]
+    pub(crate) owner: Option<Owner>,
+
+    /// Copying in: change the permissions as chmod(1) would: `0644`, `u+rwX,go-w`.
+    #[arg(long, value_name = "MODE", value_parser = parse_mode, help_heading = IN)]
+    pub(crate) mode: Option<ModeChange>,
+
+    /// Copying in: modification time: @SECONDS, or YYYY-MM-DD HH:MM:SS (UTC).
+    #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = IN)]
+    pub(crate) mtime: Option<Timestamp>,
+
+    /// Copying in: make the directories that lead to PATH.
+    #[arg(long, help_heading = IN)]
+    pub(crate) mkdir: bool,
+
+    /// Copying in: leave what is there as it is.
+    #[arg(short = 'n', long, conflicts_with = "sync", help_heading = IN)]
+    pub(crate) no_clobber: bool,
+
+    /// Copying in: change only what differs, and as few blocks as that takes. Contents are compared, not times.
+    #[arg(long, help_heading = IN)]
+    pub(crate) sync: bool,
+
+    /// Copying in: in directories that are copied, remove what the source does not have.
+    #[arg(long, help_heading = IN)]
+    pub(crate) delete: bool,
+
+    /// Copying in: the sources are tar archives, whose content is copied (`-` is always one, on standard input).
+    #[arg(long, help_heading = IN)]
+    pub(crate) untar: bool,
+
+    /// Carry out the commands in FILE (`-`: standard input) on the image.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "discard", "sync", "delete", "untar", "no_clobber"], help_heading = IN)]
+    pub(crate) script: Option<PathBuf>,
+
+    /// Copying in, scripts: do everything but write, and tell what would happen.
+    #[arg(long, help_heading = IN)]
+    pub(crate) dry_run: bool,
+
+    /// Copying in, scripts: where one transaction is too small, use several. Each leaves a consistent image; where it
+    /// stands is told on standard error. Go on with --sync or --from.
+    #[arg(long, help_heading = IN)]
+    pub(crate) chunked: bool,
+
+    /// Scripts: begin at this line.
+    #[arg(long, value_name = "LINE", requires = "script", help_heading = IN)]
+    pub(crate) from: Option<u64>,
+
+    /// The image's external journal.
+    #[arg(long, value_name = "DEVICE", help_heading = IN)]
+    pub(crate) journal: Option<PathBuf>,
+
     /// Threads to work with; as many as there are processors where it is not given.
     #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -64,6 +130,35 @@ pub(crate) struct Args {
     pub(crate) json: bool,
 }
 
+/// Heading of the options that change an image.
+const IN: &str = "Changing an image";
+
+/// An owner: user, group.
+pub(crate) type Owner = (Option<u32>, Option<u32>);
+
+fn parse_owner(text: &str) -> Result<Owner, String> {
+    batch::parse_owner(text.as_bytes()).map_err(|e| e.to_string())
+}
+
+fn parse_mode(text: &str) -> Result<ModeChange, String> {
+    ModeChange::parse(text).map_err(|e| e.to_string())
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| "@SECONDS or YYYY-MM-DD HH:MM:SS (UTC)".to_owned())
+}
+
+/// Where what is copied in comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// A file or directory.
+    Host(PathBuf),
+    /// A tar archive.
+    Tar(PathBuf),
+    /// A tar archive on standard input.
+    Stdin,
+}
+
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
@@ -75,6 +170,10 @@ pub(crate) enum Task {
     Tar(Vec<ImagePath>),
     /// Copy these to the host.
     Out(Vec<ImagePath>, PathBuf),
+    /// Copy these into an image.
+    In(Vec<Input>, ImagePath),
+    /// Carry out a script on an image.
+    Script(PathBuf, ImageSpec),
 }
 
 impl Args {
@@ -83,6 +182,15 @@ impl Args {
     /// # Errors
     /// [`Failure::Usage`] where the operands do not say, or it cannot be done yet.
     pub(crate) fn task(&self) -> Result<Task, Failure> {
+        if let Some(script) = &self.script {
+            let [image] = &self.operands[..] else { return usage("--script is for one image") };
+            let spec = match Place::parse(image) {
+                Place::Image(place) if place.path == b"/" => place.spec(),
+                Place::Image(_) => return usage("--script takes an image, without a path"),
+                Place::Host(image) => ImageSpec::parse(&image),
+            };
+            return Ok(Task::Script(script.clone(), spec));
+        }
         let mut places: Vec<Place> = self.operands.iter().map(|o| Place::parse(o)).collect();
         if self.list || self.discard {
             let sources = sources(places)?;
@@ -93,16 +201,54 @@ impl Args {
             return usage("a destination is missing: e4cp IMAGE:PATH... DEST (or -l to list)");
         }
         match destination {
+            Some(Place::Host(_)) if self.changes() => usage("an option is for copying into an image: ... IMAGE:PATH"),
             Some(Place::Host(path)) if path == "-" => Ok(Task::Tar(sources(places)?)),
             Some(Place::Host(path)) => Ok(Task::Out(sources(places)?, path.into())),
             Some(Place::Image(_)) if places.iter().any(|p| matches!(p, Place::Image(_))) => {
                 usage("copying from image to image is not possible: go through the host")
             }
-            Some(Place::Image(to)) => usage(&format!(
-                "{}: copying into an image is not possible with this version, only out of one",
-                to.image.display()
-            )),
+            Some(Place::Image(to)) => Ok(Task::In(places.into_iter().filter_map(|p| self.input(p)).collect(), to)),
             None => usage("nothing to copy"),
+        }
+    }
+
+    /// Whether something that only copying in knows was asked for.
+    const fn changes(&self) -> bool {
+        let what = self.owner.is_some() || self.mode.is_some() || self.mtime.is_some();
+        let how = self.mkdir || self.no_clobber || self.sync || self.delete || self.untar || self.dry_run;
+        what || how || self.chunked
+    }
+
+    fn input(&self, place: Place) -> Option<Input> {
+        match place {
+            Place::Host(path) if path == "-" => Some(Input::Stdin),
+            Place::Host(path) if self.untar => Some(Input::Tar(path.into())),
+            Place::Host(path) => Some(Input::Host(path.into())),
+            Place::Image(_) => None,
+        }
+    }
+
+    /// How to copy in.
+    pub(crate) fn copy_options(&self) -> CopyOptions {
+        let (uid, gid) = self.owner.unwrap_or_default();
+        CopyOptions {
+            preserve: self.preserve(),
+            uid,
+            gid,
+            mode: self.mode.clone(),
+            mtime: self.mtime,
+            keep: self.no_clobber,
+            sync: self.sync,
+            delete: self.delete,
+        }
+    }
+
+    /// What metadata is kept.
+    const fn preserve(&self) -> Preserve {
+        match (self.archive, self.preserve) {
+            (true, _) => Preserve::ALL,
+            (_, true) => Preserve::BASIC,
+            _ => Preserve { mode: false, owner: false, times: false, xattrs: false, links: false },
         }
     }
 
@@ -119,13 +265,7 @@ impl Args {
 
     /// How to copy, where `umask` is the process's.
     pub(crate) fn options(&self, umask: u32) -> Options {
-        let preserve = if self.archive {
-            Preserve::ALL
-        } else if self.preserve {
-            Preserve::BASIC
-        } else {
-            Preserve::default()
-        };
+        let preserve = self.preserve();
         Options { recursive: self.is_recursive(), preserve, jobs: self.jobs(), umask }
     }
 }
@@ -170,7 +310,13 @@ mod tests {
         assert_eq!(task(&["-a", "i:", "-"]), Ok(Task::Tar(vec![at("i", "/")])));
         assert_eq!(task(&["-lr", "i:/"]), Ok(Task::List(vec![at("i", "/")])));
         assert_eq!(task(&["-a", "i:/", "--discard"]), Ok(Task::Discard(vec![at("i", "/")])));
-        assert!(task(&["x", "i:/"]).unwrap_err().contains("not possible with this version"));
+        assert_eq!(task(&["x", "-", "i:/"]), Ok(Task::In(vec![Input::Host("x".into()), Input::Stdin], at("i", "/"))));
+        assert_eq!(task(&["--untar", "x", "i:/d"]), Ok(Task::In(vec![Input::Tar("x".into())], at("i", "/d"))));
+        let script = |image: &str| Ok(Task::Script("s".into(), ImageSpec::parse(image)));
+        assert_eq!(task(&["--script", "s", "i"]), script("i"));
+        assert_eq!(task(&["--script", "s", "i@1M:"]), script("i@1M"));
+        assert!(task(&["--script", "s", "i:/x"]).unwrap_err().contains("without a path"));
+        assert!(task(&["--sync", "i:/x", "y"]).unwrap_err().contains("into an image"));
         assert!(task(&["i:/x", "j:/"]).unwrap_err().contains("image to image"));
         assert!(task(&["i:/x"]).unwrap_err().contains("destination"));
         assert!(task(&["x", "y"]).unwrap_err().contains("IMAGE:PATH"));

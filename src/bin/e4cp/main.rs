@@ -1,6 +1,7 @@
-//! `e4cp`: copy files out of ext2, ext3 and ext4 images, list them, stream them as tar. No root, no mount.
+//! `e4cp`: copy files out of ext2, ext3 and ext4 images and into them, list them, stream them as tar. No root, no mount.
 
 mod args;
+mod into;
 mod out;
 mod place;
 
@@ -19,6 +20,8 @@ fn run(args: &Args, session: &Session) -> Result<Exit, Failure> {
         Task::List(sources) => out::list(args, session, &sources),
         Task::Discard(sources) => out::discard(args, session, &sources),
         Task::Tar(sources) => out::tar(args, session, &sources),
+        Task::In(inputs, to) => into::copy(args, session, &inputs, &to),
+        Task::Script(script, image) => into::script(args, session, &script, &image),
         Task::Out(sources, destination) => out::copy(args, session, &sources, &destination),
     }
 }

@@ -1,11 +1,12 @@
 //! The host's clock and random numbers, and what replaces them when an image must be reproducible.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use rustix::rand::GetRandomFlags;
 
 use super::Failure;
-use crate::env::{Clock, Entropy, FixedClock, SeededEntropy, Timestamp};
+use crate::env::{Clock, Entropy, FixedClock, SeededEntropy, Timer, Timestamp};
 use crate::error::{Error, Result};
 
 /// The host's real-time clock.
@@ -16,6 +17,21 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         Timestamp { sec: t.tv_sec, nsec: u32::try_from(t.tv_nsec).unwrap_or(0) }
+    }
+}
+
+/// The host's timer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemTimer;
+
+impl Timer for SystemTimer {
+    fn elapsed(&self) -> Duration {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
+    }
+
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) running: Running,
     /// In the log, not home.
     pub(super) committed: Blocks,
+    /// Changes of metadata so far.
+    pub(super) changes: u64,
     /// The block with the superblock as it is at home, without marks of ours.
     pub(super) home_super: Option<Arc<[u8]>>,
 }

@@ -215,6 +215,16 @@ impl Journal {
         Ok(Handle { journal: self, credits })
     }
 
+    /// Changes made so far, in all transactions: grows with every block that a handle writes or forgets.
+    pub fn changes(&self) -> u64 {
+        self.shared.read().changes
+    }
+
+    /// What threads write content of files with, beside the handles. To be done before the commit.
+    pub fn content_writer(&self) -> ContentWriter {
+        ContentWriter(Arc::clone(&self.shared))
+    }
+
     /// Forget the running transaction: the filesystem is as at the last commit. Content that was written to free
     /// blocks stays there, unused. Who has taken blocks or inodes in memory must start anew.
     pub fn discard(&mut self) {
@@ -462,9 +472,52 @@ impl Handle<'_> {
             };
             self.credits = left;
         }
+        state.changes += 1;
         state.running.revoked.remove(&block);
         state.running.blocks.insert(block, bytes);
         Ok(())
+    }
+}
+
+/// Writes content of files into blocks that nothing refers to yet; for several threads at once.
+#[derive(Clone)]
+pub struct ContentWriter(Arc<Shared>);
+
+impl std::fmt::Debug for ContentWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContentWriter").finish_non_exhaustive()
+    }
+}
+
+impl ContentWriter {
+    /// Bytes of a block.
+    pub fn block_size(&self) -> usize {
+        self.0.block_size as usize
+    }
+
+    /// Write whole blocks from `block` on; they are on the device before the running transaction commits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for parts of blocks, and for blocks that hold metadata; the device's.
+    pub fn write(&self, block: Fsblk, bytes: &[u8]) -> Result<()> {
+        let shared = &*self.0;
+        let size = shared.block_size as usize;
+        if !bytes.len().is_multiple_of(size) {
+            return Err(invalid("bytes", bytes.len() as u64, "whole blocks"));
+        }
+        let count = (bytes.len() / size) as u64;
+        check_block(shared, block, count)?;
+        let span = block..Fsblk(block.0 + count);
+        let clash = {
+            let mut state = shared.write();
+            state.running.data = true;
+            let running = state.running.blocks.range(span.clone()).next().map(|(b, _)| *b);
+            running.or_else(|| state.committed.range(span).next().map(|(b, _)| *b))
+        };
+        if let Some(b) = clash {
+            return Err(invalid("block", b.0, "free since a commit, or content already"));
+        }
+        shared.device.write_at(shared.byte(block), bytes)
     }
 }
 
@@ -497,6 +550,7 @@ impl MetaStore for Handle<'_> {
         self.journal.check_alive()?;
         check_block(&self.journal.shared, block, 1)?;
         let mut state = self.journal.shared.write();
+        state.changes += 1;
         if state.running.blocks.remove(&block).is_some() {
             self.credits = self.credits.saturating_add(1);
         }
@@ -520,24 +574,10 @@ impl MetaStore for Handle<'_> {
 
     fn write_data(&mut self, block: Fsblk, bytes: &[u8]) -> Result<()> {
         self.journal.check_alive()?;
-        let shared = &self.journal.shared;
-        let size = shared.block_size as usize;
-        if !bytes.len().is_multiple_of(size) {
-            return Err(invalid("bytes", bytes.len() as u64, "whole blocks"));
+        let done = self.journal.content_writer().write(block, bytes);
+        if matches!(done, Err(Error::InvalidArgument { .. })) {
+            return done;
         }
-        let count = (bytes.len() / size) as u64;
-        check_block(shared, block, count)?;
-        let span = block..Fsblk(block.0 + count);
-        let clash = {
-            let mut state = shared.write();
-            state.running.data = true;
-            let running = state.running.blocks.range(span.clone()).next().map(|(b, _)| *b);
-            running.or_else(|| state.committed.range(span).next().map(|(b, _)| *b))
-        };
-        if let Some(b) = clash {
-            return Err(invalid("block", b.0, "free since a commit, or content already"));
-        }
-        let done = shared.device.write_at(shared.byte(block), bytes);
         self.journal.guard(done)
     }
 

@@ -31,6 +31,8 @@ const DIR_BUFFER: usize = 64 * 1024;
 pub struct HostDir {
     path: PathBuf,
     top: OwnedFd,
+    /// The only name that counts.
+    only: Option<CString>,
     xattrs: bool,
     times: bool,
     owner: Option<(u32, u32)>,
@@ -66,7 +68,21 @@ impl HostDir {
         let path = path.as_ref();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::host("open", path, e))?;
-        Ok(Self { path: path.to_path_buf(), top, xattrs: true, times: false, owner: None })
+        Ok(Self { path: path.to_path_buf(), top, only: None, xattrs: true, times: false, owner: None })
+    }
+
+    /// Open the directory of the file at `path` with that file alone in it. With `follow`, a symbolic link stands for what
+    /// it leads to.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where the directory cannot be opened or the path has no name at its end.
+    pub fn open_file(path: impl AsRef<Path>, follow: bool) -> Result<Self> {
+        let path = path.as_ref();
+        let real = if follow { path.canonicalize().map_err(|e| Error::host("open", path, e))? } else { path.into() };
+        let name = real.file_name().and_then(|n| CString::new(n.as_bytes()).ok());
+        let Some(name) = name else { return Err(Error::host("open", path, Errno::INVAL)) };
+        let parent = real.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Self { only: Some(name), ..Self::open(parent)? })
     }
 
     /// Leave extended attributes out.
@@ -128,16 +144,10 @@ impl HostDir {
     fn scan(&self, path: &[u8], task: &mut dyn FnMut(Vec<u8>) -> usize) -> Result<Found> {
         let fd = self.open_dir(path, OFlags::RDONLY)?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| self.error("stat", path, e))?;
-        let mut names = Vec::new();
-        let mut buffer = Vec::with_capacity(DIR_BUFFER);
-        let mut dir = RawDir::new(&fd, buffer.spare_capacity_mut());
-        while let Some(entry) = dir.next() {
-            let entry = entry.map_err(|e| self.error("read", path, e))?;
-            let name = entry.file_name();
-            if !matches!(name.to_bytes(), b"." | b"..") {
-                names.push(name.to_owned());
-            }
-        }
+        let mut names = match &self.only {
+            Some(only) => vec![only.clone()],
+            None => self.names(&fd, path)?,
+        };
         names.sort_unstable();
         let mut items = Vec::with_capacity(names.len());
         for name in names {
@@ -159,6 +169,21 @@ impl HostDir {
             items.push(Item { name, stat, more });
         }
         Ok(Found { stat, items })
+    }
+
+    /// The names in a directory.
+    fn names(&self, dir: &OwnedFd, path: &[u8]) -> Result<Vec<CString>> {
+        let mut names = Vec::new();
+        let mut buffer = Vec::with_capacity(DIR_BUFFER);
+        let mut dir = RawDir::new(dir, buffer.spare_capacity_mut());
+        while let Some(entry) = dir.next() {
+            let entry = entry.map_err(|e| self.error("read", path, e))?;
+            let name = entry.file_name();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
     }
 
     /// Where a file that takes less room than its size has data.

@@ -8,8 +8,7 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
-
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::device::replay::{CrashState, Event};
 use crate::device::{BlockDevice, MemoryDevice, OverlayDevice, WriteLog};
@@ -121,18 +120,42 @@ pub fn enumerate(
         applied = epoch.start;
         out.counts.epochs += 1;
         let states = states(log, &epoch, plan, &mut entropy, &mut out.counts);
-        let failures: Vec<Failure> = states
-            .into_par_iter()
-            .filter_map(|state| {
-                let overlay: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(&durable)));
-                let made = log.apply_pending(&state, &*overlay).map_err(|e| e.to_string());
-                made.and_then(|()| check(&overlay, &state, epoch.start)).err().map(|message| Failure { state, message })
-            })
-            .collect();
+        let failures = check_all(&states, &|state| {
+            let overlay: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(&durable)));
+            let made = log.apply_pending(state, &*overlay).map_err(|e| e.to_string());
+            made.and_then(|()| check(&overlay, state, epoch.start))
+        });
         out.failed += failures.len() as u64;
         out.first_failure = out.first_failure.or(failures.into_iter().next());
     }
     Ok(out)
+}
+
+/// Check states by several plain threads (a pool's thread would take up other states while a check waits for a pool of its
+/// own); what failed, in the order of the states.
+fn check_all(
+    states: &[CrashState],
+    check: &(impl Fn(&CrashState) -> std::result::Result<(), String> + Sync),
+) -> Vec<Failure> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut failed = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(state) = states.get(at) else { return failed };
+            if let Err(message) = check(state) {
+                failed.push((at, Failure { state: state.clone(), message }));
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(states.len());
+    let mut all: Vec<(usize, Failure)> = std::thread::scope(|s| {
+        let threads: Vec<_> = (0..threads).map(|_| s.spawn(work)).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+        threads.into_iter().flat_map(join).collect()
+    });
+    all.sort_by_key(|f| f.0);
+    all.into_iter().map(|f| f.1).collect()
 }
 
 /// The stretches between flushes, the last one maybe not flushed. The flush itself is no part of them.

@@ -1,0 +1,389 @@
+//! An image that is being edited: its journal, its allocator, and what runs between two commits.
+//!
+//! Everything done through one [`Session`] until [`Session::commit`] is one transaction: a crash leaves all of it or none.
+//! Nothing is written before the commit but content of files, to blocks that nothing refers to. [`Session::discard`]
+//! forgets what is running. A session that is dropped leaves the last commit, to be recovered; [`Session::close`] leaves a
+//! clean image.
+//!
+//! Without [`Options::chunked`], what does not fit one transaction fails as a whole
+//! ([`Error::TransactionTooLarge`]). With it, full transactions are committed on the way, each one a consistent state.
+
+use std::sync::Arc;
+
+use super::contents::{Contents, NodeContent, Origin};
+use super::mmp::Claim;
+use crate::alloc::Filesystem;
+use crate::device::BlockDevice;
+use crate::env::{Clock, FixedClock, Timer, Timestamp};
+use crate::error::{Error, Result};
+use crate::format::features::Compat;
+use crate::format::superblock::State;
+use crate::journal::{Journal, JournalOptions, OnDamage, RecoverOptions, direct};
+use crate::namei::{Context, Namei};
+use crate::progress::{Progress, Silent};
+use crate::recover;
+use crate::source::Reader;
+use crate::source::tree::NodeId;
+use crate::units::Ino;
+use crate::volume::store::MetaStore;
+use crate::volume::{DirtyJournal, OpenOptions, Volume};
+
+/// Credits that a commit's own changes need beside the quota files: the superblock.
+const COMMIT_CREDITS: u32 = 4;
+
+/// How to edit.
+#[derive(Clone)]
+pub struct Options {
+    /// The time that goes into inodes, commits and the superblock. One moment for the whole session.
+    pub clock: Arc<dyn Clock>,
+    /// For multiple-mount protection.
+    pub timer: Arc<dyn Timer>,
+    /// The journal's device, where it has one of its own.
+    pub journal: Option<Arc<dyn BlockDevice>>,
+    /// Commit on the way where one transaction does not hold everything.
+    pub chunked: bool,
+    /// Threads that copy content.
+    pub jobs: usize,
+    /// Flush where durability needs it; without, a crash can leave what is neither old nor new. For tests that must see
+    /// the harm.
+    pub barriers: bool,
+}
+
+impl Options {
+    /// At this time, in one transaction, with one thread.
+    pub fn new(clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
+        Self { clock, timer, journal: None, chunked: false, jobs: 1, barriers: true }
+    }
+}
+
+/// An image that is being edited.
+pub struct Session {
+    device: Arc<dyn BlockDevice>,
+    journal: Journal,
+    fs: Filesystem,
+    ctx: Context,
+    contents: Contents,
+    claim: Option<Claim>,
+    options: Options,
+    progress: Arc<dyn Progress>,
+    /// Transactions committed.
+    commits: u64,
+    recovered: Option<recover::Report>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("journal", &self.journal)
+            .field("commits", &self.commits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The volume on `device` whatever its journal holds.
+fn open_as_is(device: &Arc<dyn BlockDevice>) -> Result<Volume> {
+    let options = OpenOptions { dirty_journal: DirtyJournal::Ignore, verify_groups: false, ..OpenOptions::default() };
+    Volume::open(Arc::clone(device), &options)
+}
+
+impl Session {
+    /// Open the filesystem on `device` for editing. What its journal holds is recovered first.
+    ///
+    /// # Errors
+    /// [`Error::MmpInUse`]; damage; [`Error::Unsupported`] for features that cannot be written; [`Error::ReadOnly`].
+    pub fn open(device: Arc<dyn BlockDevice>, options: Options) -> Result<Self> {
+        if device.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
+        let now = options.clock.now();
+        let claim = Claim::take(&open_as_is(&device)?, &options.timer, now)?;
+        match Self::open_claimed(device, options, now) {
+            Ok(mut session) => {
+                session.claim = claim;
+                Ok(session)
+            }
+            Err(e) => {
+                if let Some(claim) = claim {
+                    claim.release()?;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn open_claimed(device: Arc<dyn BlockDevice>, options: Options, now: Timestamp) -> Result<Self> {
+        let recovery = RecoverOptions { on_damage: OnDamage::Refuse, now: Some(now) };
+        let report = recover::recover(&device, options.journal.clone(), recovery)?;
+        let volume = Volume::open(Arc::clone(&device), &OpenOptions::default())?;
+        let write = JournalOptions { clock: Arc::new(FixedClock(now)), barriers: options.barriers };
+        let journal = if volume.geometry().features.compat.contains(Compat::HAS_JOURNAL) {
+            Journal::open(&volume, options.journal.clone(), write)?
+        } else {
+            direct::open(&volume, write)?
+        };
+        let fs = Filesystem::open(journal.view(), &OpenOptions::default())?;
+        let ctx = Context::new(&fs.volume, now);
+        Ok(Self {
+            device,
+            journal,
+            fs,
+            ctx,
+            contents: Contents::default(),
+            claim: None,
+            options,
+            progress: Arc::new(Silent),
+            commits: 0,
+            recovered: report.journal.needed.then_some(report),
+        })
+    }
+
+    /// Tell `progress` about content that is copied, and stop when it says so.
+    pub fn set_progress(&mut self, progress: Arc<dyn Progress>) {
+        self.progress = progress;
+    }
+
+    /// The filesystem as it is with everything that was done so far.
+    pub const fn volume(&self) -> &Volume {
+        &self.fs.volume
+    }
+
+    /// The time that goes into inodes.
+    pub const fn now(&self) -> Timestamp {
+        self.ctx.now()
+    }
+
+    /// Whether a commit is all or nothing. Without a journal it is not, and the user should be told.
+    pub const fn is_atomic(&self) -> bool {
+        self.journal.is_atomic()
+    }
+
+    /// Whether the filesystem says that it has errors.
+    pub fn has_errors(&self) -> bool {
+        self.fs.volume.superblock().state_flags().contains(State::ERROR)
+    }
+
+    /// What was recovered when the image was opened, where something was.
+    pub const fn recovered(&self) -> Option<&recover::Report> {
+        self.recovered.as_ref()
+    }
+
+    /// Transactions committed so far.
+    pub const fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    /// Blocks of metadata that the running transaction changes.
+    pub fn pending_blocks(&self) -> u64 {
+        self.journal.pending().0
+    }
+
+    /// Whether what comes may be committed in several transactions.
+    pub const fn is_chunked(&self) -> bool {
+        self.options.chunked
+    }
+
+    /// Whether `blocks` blocks of content and `inodes` inodes can be had.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`].
+    pub const fn check_room(&self, blocks: u64, inodes: u64) -> Result<()> {
+        self.fs.alloc.check_room(self.fs.volume.geometry(), blocks, inodes)
+    }
+
+    /// Do one operation, in the running transaction. Where it finds no room in the transaction and has changed nothing, it
+    /// is done again in the next one, if the session is chunked.
+    ///
+    /// # Errors
+    /// Those of the operation. One that fails may leave half of itself in the running transaction: [`Session::discard`] it
+    /// unless the operation is known to refuse before it changes anything.
+    pub fn run<T>(&mut self, mut operation: impl FnMut(&mut Namei<'_>) -> Result<T>) -> Result<T> {
+        self.progress.check()?;
+        self.beat()?;
+        loop {
+            let before = self.journal.changes();
+            let mut handle = self.journal.start(0)?;
+            let done = operation(&mut Namei::new(self.fs.edit(&mut handle), &mut self.ctx));
+            match done {
+                Err(e @ Error::TransactionTooLarge { .. }) => self.make_room(before, e)?,
+                other => return other,
+            }
+        }
+    }
+
+    /// As [`Session::run`], for operations made of steps that may be left after each: they go on where they were.
+    pub(super) fn run_steps(&mut self, mut operation: impl FnMut(&mut Namei<'_>) -> Result<()>) -> Result<()> {
+        loop {
+            let before = self.journal.changes();
+            match self.run(&mut operation) {
+                Err(Error::TransactionTooLarge { .. }) if self.options.chunked && self.journal.changes() != before => {
+                    self.commit()?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// After an operation that found the transaction full: a new one, where that is allowed and helps.
+    fn make_room(&mut self, changes: u64, e: Error) -> Result<()> {
+        let helps = self.journal.pending() != (0, 0) && self.journal.changes() == changes;
+        if self.options.chunked && helps { self.commit() } else { Err(self.too_large(e)) }
+    }
+
+    /// The error with what the whole transaction needs so far.
+    fn too_large(&self, e: Error) -> Error {
+        match (e, self.journal.capacity()) {
+            (Error::TransactionTooLarge { need, .. }, Some(have)) => {
+                Error::TransactionTooLarge { need: self.journal.log_blocks(need), have: have.into() }
+            }
+            (e, _) => e,
+        }
+    }
+
+    /// An operation on a file's content through [`Session::run`]: what waits to be written for that file is written before.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_on_content<T>(&mut self, ino: Ino, operation: impl FnMut(&mut Namei<'_>) -> Result<T>) -> Result<T> {
+        if self.contents.has(ino) {
+            self.write_contents()?;
+        }
+        self.run(operation)
+    }
+
+    /// Make a file of the source all of a file's content. It is copied before the commit.
+    pub(super) fn put_content(
+        &mut self,
+        ino: Ino,
+        origin: &Arc<Origin>,
+        id: NodeId,
+        reader: &mut dyn Reader,
+    ) -> Result<()> {
+        let node = origin.node(id)?;
+        let extents = self.run_on_content(ino, |n| {
+            let mut content = NodeContent { origin, node, id, reader };
+            let mut o = n.open(ino)?;
+            n.lay_out(&mut o, &mut content)
+        })?;
+        self.await_content(ino, origin, id, extents);
+        Ok(())
+    }
+
+    /// Blocks of `ino` are to get what the node holds there.
+    pub(super) fn await_content(
+        &mut self,
+        ino: Ino,
+        origin: &Arc<Origin>,
+        id: NodeId,
+        extents: Vec<crate::format::extent::Extent>,
+    ) {
+        let block_size = self.fs.volume.geometry().block_size.into();
+        self.contents.add(ino, origin, id, extents, block_size);
+    }
+
+    /// Write content that waits. Who reads files through [`Session::volume`] before a commit does this first.
+    ///
+    /// # Errors
+    /// What cannot be read, by name; those of the device end the session.
+    pub fn write_contents(&mut self) -> Result<()> {
+        let claim = self.claim.as_ref();
+        let beat = || claim.map_or(Ok(()), Claim::beat);
+        let writer = self.journal.content_writer();
+        let done = self.contents.write(&writer, self.options.jobs, &*self.progress, &beat);
+        if matches!(done, Err(Error::Io { .. } | Error::Poisoned)) {
+            self.journal.abort();
+        }
+        done
+    }
+
+    fn beat(&self) -> Result<()> {
+        self.claim.as_ref().map_or(Ok(()), Claim::beat)
+    }
+
+    /// Bring what is kept in memory into the running transaction.
+    fn settle(&mut self) -> Result<()> {
+        let mut handle = self.journal.start(0)?;
+        if !handle.extend(COMMIT_CREDITS)? {
+            let have = handle.credits().into();
+            return Err(Error::TransactionTooLarge { need: COMMIT_CREDITS.into(), have });
+        }
+        Namei::new(self.fs.edit(&mut handle), &mut self.ctx).sync_quota()?;
+        self.fs.sync_counts(&mut handle)
+    }
+
+    /// Look whether the running transaction could be committed, without writing anything.
+    ///
+    /// # Errors
+    /// [`Error::TransactionTooLarge`], [`Error::NoSpace`].
+    pub fn prepare(&mut self) -> Result<()> {
+        self.settle().map_err(|e| self.too_large(e))?;
+        match self.journal.capacity().map(u64::from) {
+            Some(have) if self.journal.log_blocks(0) > have => {
+                Err(Error::TransactionTooLarge { need: self.journal.log_blocks(0), have })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Make durable what was done since the last commit. When this returns, it survives a crash.
+    ///
+    /// # Errors
+    /// [`Error::TransactionTooLarge`], and what copying content finds: nothing has been committed then. Failed writes end
+    /// the session.
+    pub fn commit(&mut self) -> Result<()> {
+        self.prepare()?;
+        self.write_contents()?;
+        if self.journal.commit()?.is_some() {
+            self.commits += 1;
+        }
+        self.fs.committed();
+        self.ctx.committed();
+        Ok(())
+    }
+
+    /// Forget what was done since the last commit.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn discard(&mut self) -> Result<()> {
+        self.contents.clear();
+        self.journal.discard();
+        self.fs = Filesystem::open(self.journal.view(), &OpenOptions::default())?;
+        self.ctx = Context::new(&self.fs.volume, self.ctx.now());
+        Ok(())
+    }
+
+    /// Commit, write everything to its place, and leave the image clean.
+    ///
+    /// # Errors
+    /// As [`Session::commit`].
+    pub fn close(mut self) -> Result<()> {
+        self.commit()?;
+        self.end()
+    }
+
+    /// Leave the image clean as of the last commit; what came after it is forgotten.
+    ///
+    /// # Errors
+    /// Failed writes.
+    pub fn abandon(mut self) -> Result<()> {
+        self.contents.clear();
+        self.journal.discard();
+        self.end()
+    }
+
+    fn end(self) -> Result<()> {
+        if self.journal.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        self.journal.close()?;
+        if let Some(claim) = &self.claim {
+            claim.release()?;
+        }
+        Ok(())
+    }
+
+    /// The device that is written to.
+    pub const fn device(&self) -> &Arc<dyn BlockDevice> {
+        &self.device
+    }
+}
