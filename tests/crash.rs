@@ -112,7 +112,7 @@ fn is_long() -> bool {
 
 fn plan(seed: u64) -> Plan {
     if is_long() {
-        Plan { seed, samples: 60, all_subsets_up_to: 6, torn: 3, prefixes: 120 }
+        Plan { seed, samples: 80, all_subsets_up_to: 6, torn: 3, prefixes: 120 }
     } else {
         Plan { seed, samples: 2, all_subsets_up_to: 2, torn: 1, prefixes: 4 }
     }
@@ -329,7 +329,40 @@ fn a_batch_that_is_cut_off_is_there_or_not() {
     );
 }
 
-/// The test above sees what happens where nothing is flushed before the commit block.
+/// An archive of 2,000 files is one batch.
+#[test]
+fn an_archive_that_is_cut_off_is_there_or_not() {
+    let Some(mke2fs) = common::tool("mke2fs") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut archive = tar::Builder::new(std::fs::File::create(dir.path().join("x.tar")).unwrap());
+    for i in 0..2000u32 {
+        let mut header = tar::Header::new_gnu();
+        let content = format!("{i} ").repeat((i % 90) as usize);
+        header.set_size(content.len() as u64);
+        header.set_mode(0o640);
+        header.set_mtime(u64::from(i));
+        header.set_cksum();
+        archive.append_data(&mut header, format!("d{}/file {i}", i / 300), content.as_bytes()).unwrap();
+    }
+    archive.into_inner().unwrap();
+    let file = dir.path().join("image");
+    let args = ["-q", "-F", "-t", "ext4", "-b", "1024", "-J", "size=4", "-N", "2500"];
+    common::run(&mke2fs, &[&args[..], &[file.to_str().unwrap(), "12M"]].concat());
+    let recording = record(&std::fs::read(&file).unwrap(), &expand("untar HOST/x.tar /", dir.path()), true);
+    assert_eq!(recording.new.len(), 2000 + 7 + 1);
+    let judged = Judged::default();
+    let outcome = recording.enumerate(7, &judged);
+    assert_eq!(outcome.failed, 0, "{}", outcome.first_failure.unwrap());
+    let others = (judged.reference.load(Ordering::Relaxed), judged.kernel.load(Ordering::Relaxed));
+    eprintln!(
+        "2,000 files from a tar: {} crash states, {} by e2fsck, {} by the kernel",
+        outcome.counts.total(),
+        others.0,
+        others.1
+    );
+}
+
+/// The tests above see what happens where nothing is flushed before the commit block.
 #[test]
 fn without_the_barrier_it_shows() {
     let dir = tempfile::tempdir().unwrap();

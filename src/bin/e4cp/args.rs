@@ -29,7 +29,7 @@ use crate::place::{ImagePath, Place};
 /// the new content and keeps its inode; symbolic links in the way are replaced, not followed. SOURCE_DATE_EPOCH, where it
 /// is set, is the time that goes into the image: the same edit of the same image then gives the same bytes.
 ///
-/// A script (--script) has one command a line: put, rm, rmdir, mkdir, ln, symlink, mv, chmod, chown, chproj, setfattr,
+/// A script (--script) has one command a line: put, untar, rm, rmdir, mkdir, ln, symlink, mv, chmod, chown, chproj, setfattr,
 /// truncate, touch, mknod, mkfifo, with the options of their namesakes. Words are quoted as in a shell; # begins a comment.
 #[derive(Parser, Debug)]
 #[command(override_usage = "e4cp [-a | -rp] IMAGE:PATH... DEST\n       e4cp IMAGE:PATH... -\n       \
@@ -88,7 +88,8 @@ pub(crate) struct Args {
     #[arg(long, help_heading = IN)]
     pub(crate) delete: bool,
 
-    /// Copying in: the sources are tar archives, whose content is copied (`-` is always one, on standard input).
+    /// Copying in: the sources are tar archives (plain, gzip, zstd, xz), whose content goes to PATH with all that they say
+    /// of it; `-`, standard input, is always one.
     #[arg(long, help_heading = IN)]
     pub(crate) untar: bool,
 
@@ -153,10 +154,8 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
 pub(crate) enum Input {
     /// A file or directory.
     Host(PathBuf),
-    /// A tar archive.
+    /// A tar archive; `-` for one on standard input.
     Tar(PathBuf),
-    /// A tar archive on standard input.
-    Stdin,
 }
 
 /// What is asked for.
@@ -221,8 +220,7 @@ impl Args {
 
     fn input(&self, place: Place) -> Option<Input> {
         match place {
-            Place::Host(path) if path == "-" => Some(Input::Stdin),
-            Place::Host(path) if self.untar => Some(Input::Tar(path.into())),
+            Place::Host(path) if self.untar || path == "-" => Some(Input::Tar(path.into())),
             Place::Host(path) => Some(Input::Host(path.into())),
             Place::Image(_) => None,
         }
@@ -310,7 +308,10 @@ mod tests {
         assert_eq!(task(&["-a", "i:", "-"]), Ok(Task::Tar(vec![at("i", "/")])));
         assert_eq!(task(&["-lr", "i:/"]), Ok(Task::List(vec![at("i", "/")])));
         assert_eq!(task(&["-a", "i:/", "--discard"]), Ok(Task::Discard(vec![at("i", "/")])));
-        assert_eq!(task(&["x", "-", "i:/"]), Ok(Task::In(vec![Input::Host("x".into()), Input::Stdin], at("i", "/"))));
+        assert_eq!(
+            task(&["x", "-", "i:/"]),
+            Ok(Task::In(vec![Input::Host("x".into()), Input::Tar("-".into())], at("i", "/")))
+        );
         assert_eq!(task(&["--untar", "x", "i:/d"]), Ok(Task::In(vec![Input::Tar("x".into())], at("i", "/d"))));
         let script = |image: &str| Ok(Task::Script("s".into(), ImageSpec::parse(image)));
         assert_eq!(task(&["--script", "s", "i"]), script("i"));

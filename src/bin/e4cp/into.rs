@@ -10,7 +10,7 @@ use ext4kit::batch::{
 };
 use ext4kit::cli::{self, Exit, Failure, Session, SystemTimer};
 use ext4kit::device::{Access, BlockDevice, ImageSpec, OverlayDevice};
-use ext4kit::extract::printable;
+use ext4kit::extract::{Preserve, printable};
 use ext4kit::progress::Progress;
 
 use crate::args::{Args, Input};
@@ -146,6 +146,9 @@ pub(crate) fn copy(args: &Args, session: &Session, inputs: &[Input], to: &ImageP
         }
         for source in &sources {
             let target = target(edit, source, to, sources.len())?;
+            // An archive is unpacked with all that it says.
+            let preserve = if source.is_tar { Preserve::ALL } else { options.preserve };
+            let options = CopyOptions { preserve, ..options.clone() };
             batch::copy_in(edit, &source.origin, source.pick, &target, &options, &mut teller, report)?;
         }
         Ok(())
@@ -158,15 +161,20 @@ struct Listed {
     pick: Pick,
     /// Its name; `None` where its content is meant.
     base: Option<Vec<u8>>,
+    is_tar: bool,
 }
 
 fn source(args: &Args, input: &Input, options: &CopyOptions, progress: &dyn Progress) -> Result<Listed, Failure> {
     match input {
         Input::Host(path) => {
             let (origin, pick) = batch::host_origin(path, args.is_recursive(), options, args.jobs(), progress)?;
-            Ok(Listed { origin, pick, base: base_name(path) })
+            Ok(Listed { origin, pick, base: base_name(path), is_tar: false })
         }
-        Input::Tar(_) | Input::Stdin => Err(Failure::Usage("tar archives are not read yet".into())),
+        Input::Tar(path) => {
+            let now = cli::clock(&["SOURCE_DATE_EPOCH"])?.now();
+            let tar = cli::open_tar(path)?.implied_at(now);
+            Ok(Listed { origin: Origin::list(tar, args.jobs(), progress)?, pick: Pick::Top, base: None, is_tar: true })
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 mod args;
 mod target;
 
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +12,7 @@ use ext4kit::cli::{self, Exit, Failure, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, WindowDevice};
 use ext4kit::env::Timestamp;
 use ext4kit::mkfs::{Draft, Layout, Options, Size, parse};
-use ext4kit::populate::{Dropped, Files, Filled, Gathered, HostDir, Source, TarFile, Tree, build, enough_inodes, fit};
+use ext4kit::populate::{Dropped, Files, Filled, Gathered, HostDir, Source, Tree, build, enough_inodes, fit};
 use target::Target;
 
 fn main() -> ExitCode {
@@ -109,13 +108,7 @@ fn open_source(path: &Path, args: &Args, without_xattrs: bool, now: Timestamp) -
         let source = if args.keep_times { source.with_times() } else { source };
         return Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }));
     }
-    let source = if path.as_os_str() == "-" {
-        let input = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 0).map_err(std::io::Error::from)?;
-        TarFile::from_file(File::from(input), "standard input")?
-    } else {
-        TarFile::open(path)?
-    };
-    let source = source.owned_by(owner).implied_at(now).spool_in(std::env::temp_dir());
+    let source = cli::open_tar(path)?.owned_by(owner).implied_at(now);
     let source = if args.keep_times { source.with_times() } else { source };
     Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }))
 }

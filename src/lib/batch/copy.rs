@@ -189,7 +189,9 @@ impl<'a> Copier<'a> {
             return Err(Error::IsDirectory { path: path.to_vec() });
         }
         let same_type = old.inode.file_type() == Some(node.file_type());
-        let shared = self.options.sync && old.links() > 1;
+        // Other names of what is there keep their content, unless they are the source's as well.
+        let same_links = self.options.preserve.links && u32::from(old.links()) == node.links;
+        let shared = self.options.sync && old.links() > 1 && !same_links;
         if same_type && node.file_type() == FileType::Regular && !shared {
             if self.options.sync {
                 self.sync_content(id, node, path, old)?;
@@ -352,6 +354,11 @@ impl<'a> Copier<'a> {
         (permissions, self.options.uid.unwrap_or(owner.0), self.options.gid.unwrap_or(owner.1))
     }
 
+    /// Whether the source does not say what a directory's attributes are.
+    fn is_implied(&self, id: NodeId) -> bool {
+        self.origin.tree.implied.binary_search(&id).is_ok()
+    }
+
     fn mtime(&self, node: &Node) -> Option<Timestamp> {
         let own = self.options.preserve.times.then(|| decode_time(node.mtime.0, node.mtime.1));
         self.options.mtime.or(own)
@@ -366,7 +373,7 @@ impl<'a> Copier<'a> {
     /// source's are preserved or others were asked for.
     fn attributes(&mut self, id: NodeId, ino: Ino, is_new: bool, path: &[u8]) -> Result<()> {
         let node = self.origin.node(id)?;
-        if id == 0 && !self.origin.source.describes_root() {
+        if !is_new && self.is_implied(id) {
             return Ok(());
         }
         let keep = self.options.preserve;

@@ -14,8 +14,6 @@ mod mmp;
 mod mode;
 mod script;
 mod session;
-#[cfg(test)]
-mod tests;
 mod words;
 
 pub use args::owner as parse_owner;

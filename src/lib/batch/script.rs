@@ -4,13 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use super::args::{self, Args, wrong};
-use super::{Action, CopyOptions, ModeChange, Report, Session, Target, WAY, Watch, copy_in, host_origin, join, words};
+use super::{
+    Action, CopyOptions, ModeChange, Origin, Pick, Report, Session, Target, WAY, Watch, copy_in, host_origin, join,
+    words,
+};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
 use crate::extract::Preserve;
 use crate::format::inode::FileType;
 use crate::namei::{Attributes, Change, What, split};
 use crate::progress::Silent;
+use crate::source::TarFile;
 use crate::units::Ino;
 use crate::volume::LastLink;
 
@@ -30,6 +34,13 @@ pub enum Command {
         recursive: bool,
         /// How.
         options: Box<CopyOptions>,
+    },
+    /// Unpack a tar archive of the host, with all that it says.
+    Untar {
+        /// On the host.
+        from: PathBuf,
+        /// The directory in the image that its content goes to.
+        to: Vec<u8>,
     },
     /// Remove names.
     Remove {
@@ -141,6 +152,7 @@ pub enum Attribute {
 /// What a command looks like: its name, the letters of its options, and its usage.
 const COMMANDS: &[(&str, &str, &str)] = &[
     ("put", "rapo:m:t:n", "put [-rapn] [-o UID:GID] [-m MODE] [-t TIME] HOST-FILE PATH"),
+    ("untar", "", "untar HOST-FILE PATH"),
     ("rm", "rf", "rm [-rf] PATH..."),
     ("rmdir", "", "rmdir PATH..."),
     ("mkdir", "pm:", "mkdir [-p] [-m MODE] PATH..."),
@@ -169,7 +181,7 @@ impl Command {
         }
         let name = words.remove(0);
         let Some((name, known, usage)) = COMMANDS.iter().find(|c| c.0.as_bytes() == name) else {
-            let allowed = "put, rm, rmdir, mkdir, ln, symlink, mv, chmod, chown, chproj, setfattr, truncate, touch, mknod, mkfifo";
+            let allowed = "put, untar, rm, rmdir, mkdir, ln, symlink, mv, chmod, chown, chproj, setfattr, truncate, touch, mknod, mkfifo";
             return Err(wrong("command", &name, allowed));
         };
         let mut a = Args::sort(words, known, usage)?;
@@ -182,6 +194,7 @@ impl Command {
         let mode = a.parsed(b'm', args::mode)?;
         Ok(match name {
             "put" => Self::put(a, mode)?,
+            "untar" => Self::Untar { from: args::host(&a.operand()?), to: a.operand()? },
             "rm" => Self::Remove { recursive: a.has(b'r'), force: a.has(b'f'), paths: a.rest()? },
             "rmdir" => Self::RemoveDir(a.rest()?),
             "mkdir" => Self::MakeDir { parents: a.has(b'p'), mode, paths: a.rest()? },
@@ -251,6 +264,7 @@ impl Command {
         let mut r = Runner { session, watch, report };
         match self {
             Self::Put { from, to, recursive, options } => r.put(from, to, *recursive, options),
+            Self::Untar { from, to } => r.untar(from, to),
             Self::Remove { paths, recursive, force } => paths.iter().try_for_each(|p| r.remove(p, *recursive, *force)),
             Self::RemoveDir(paths) => paths.iter().try_for_each(|p| r.remove_dir(p)),
             Self::MakeDir { paths, parents, mode } => {
@@ -352,6 +366,14 @@ impl Runner<'_> {
         let base = base_name(from);
         let target = self.session.target(to, base.as_deref()).map_err(|e| e.about(to))?;
         copy_in(self.session, &origin, pick, &target, options, self.watch, self.report)
+    }
+
+    fn untar(&mut self, from: &Path, to: &[u8]) -> Result<()> {
+        let archive = TarFile::open(from)?.implied_at(self.session.now());
+        let origin = Origin::list(archive, 1, &Silent)?;
+        let target = self.session.target(to, None).map_err(|e| e.about(to))?;
+        let options = CopyOptions { preserve: Preserve::ALL, ..CopyOptions::default() };
+        copy_in(self.session, &origin, Pick::Top, &target, &options, self.watch, self.report)
     }
 
     fn remove(&mut self, path: &[u8], recursive: bool, force: bool) -> Result<()> {

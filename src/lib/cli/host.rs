@@ -1,6 +1,8 @@
 //! The host's clock and random numbers, and what replaces them when an image must be reproducible.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::rand::GetRandomFlags;
@@ -8,6 +10,7 @@ use rustix::rand::GetRandomFlags;
 use super::Failure;
 use crate::env::{Clock, Entropy, FixedClock, SeededEntropy, Timer, Timestamp};
 use crate::error::{Error, Result};
+use crate::source::TarFile;
 
 /// The host's real-time clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +36,21 @@ impl Timer for SystemTimer {
     fn pause(&self, time: Duration) {
         std::thread::sleep(time);
     }
+}
+
+/// A tar archive at a path, or on standard input for `-`. Temporary files go to the host's directory for them.
+///
+/// # Errors
+/// [`Error::Host`] where it cannot be opened.
+pub fn open_tar(path: &Path) -> Result<TarFile> {
+    let source = if path.as_os_str() == "-" {
+        let name = "standard input";
+        let input = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 0).map_err(|e| Error::host("read", name, e))?;
+        TarFile::from_file(File::from(input), name)?
+    } else {
+        TarFile::open(path)?
+    };
+    Ok(source.spool_in(std::env::temp_dir()))
 }
 
 /// The clock to build or edit with: the first of these variables that is set, in seconds since 1970, else the host's.

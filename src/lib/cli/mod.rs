@@ -37,7 +37,7 @@ mod size;
 mod terminal;
 
 pub use exit::{Exit, FsckExit, Status};
-pub use host::{SystemClock, SystemEntropy, SystemTimer, clock, entropy};
+pub use host::{SystemClock, SystemEntropy, SystemTimer, clock, entropy, open_tar};
 pub use output::Output;
 pub use progress::TerminalProgress;
 pub use report::{Failure, error_json, hint};

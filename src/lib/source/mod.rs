@@ -24,11 +24,6 @@ pub trait Source: Sync {
     /// What cannot be read, by name.
     fn list(&self, threads: usize, progress: &dyn Progress) -> Result<Tree>;
 
-    /// Whether the root's attributes are the source's own (as opposed to made up, where nothing says what they are).
-    fn describes_root(&self) -> bool {
-        true
-    }
-
     /// A reader of contents for one thread.
     ///
     /// # Errors
