@@ -434,9 +434,8 @@ fn killed_it_leaves_old_or_new() {
         let _ = child.kill();
         child.wait().unwrap();
         // The next edit recovers it.
-        if std::fs::metadata(&work).unwrap().size() != std::fs::metadata(&clean).unwrap().size() {
-            panic!("the image has another size");
-        }
+        let size = |p: &Path| std::fs::metadata(p).unwrap().size();
+        assert_eq!(size(&work), size(&clean), "the image has another size");
         let device = ext4kit::device::ImageSpec::parse(&work).open(ext4kit::device::Access::ReadWrite).unwrap();
         let options = ext4kit::journal::RecoverOptions {
             on_damage: ext4kit::journal::OnDamage::Refuse,
@@ -448,9 +447,9 @@ fn killed_it_leaves_old_or_new() {
         let got = image_tree(&open(&work));
         assert!(got == old || got == new, "round {round}: neither old nor new");
         if got == old {
-            olds += 1
+            olds += 1;
         } else {
-            news += 1
+            news += 1;
         }
         reference_fsck(&work);
     }

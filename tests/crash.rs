@@ -246,14 +246,14 @@ impl Recording {
                 return Err(format!("neither old nor new: {old} entries are not old, {new} are not new"));
             }
             if n.is_multiple_of(REFERENCE) {
-                self.reference(device, judged)?;
+                Self::reference(device, judged)?;
             }
             Ok(())
         })
         .unwrap()
     }
 
-    fn reference(&self, device: &Arc<dyn BlockDevice>, judged: &Judged) -> Result<(), String> {
+    fn reference(device: &Arc<dyn BlockDevice>, judged: &Judged) -> Result<(), String> {
         let Some(e2fsck) = common::tool("e2fsck") else { return Ok(()) };
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes_of(&**device).unwrap()).unwrap();
