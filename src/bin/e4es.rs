@@ -1,12 +1,20 @@
 //! `e4es`: how files lie in an ext2, ext3 or ext4 image: extent status, extents, fragmentation, free space.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{ArgAction, Parser, Subcommand};
 use ext4kit::cli::{self, Exit, Failure, Tool, size_in};
+use ext4kit::device::{Access, BlockDevice, ImageSpec};
+use ext4kit::env::Timestamp;
+use ext4kit::file::PathChoice;
 use ext4kit::inspect::{Format, FragView, FreeSpaceView, StatusView};
+use ext4kit::script::{self, Script};
 use ext4kit::shell::{Session, Settings};
 use ext4kit::volume::Owner;
 
@@ -33,6 +41,45 @@ struct Args {
 enum Command {
     /// Show a file, or free space.
     Show(Show),
+    /// Run a script of file operations through the write path, and print the state after each as JSON lines.
+    Run(Run),
+}
+
+/// Which buffered write path.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum IoPath {
+    /// What the script's mount options ask for.
+    Auto,
+    /// Buffer heads.
+    BufferHead,
+    /// iomap, where a file allows it.
+    Iomap,
+}
+
+#[derive(clap::Args, Debug)]
+struct Run {
+    /// The script: JSON with the keys size, mkfs, mount and ops.
+    script: PathBuf,
+
+    /// Run on this image, which is changed, instead of a filesystem that is made in memory.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<PathBuf>,
+
+    /// Which write path.
+    #[arg(long, value_enum, default_value = "auto")]
+    io_path: IoPath,
+
+    /// Write the records here instead of to standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Write the image here as it is at the end.
+    #[arg(long, value_name = "FILE", conflicts_with = "image")]
+    keep_image: Option<PathBuf>,
+
+    /// Check what must always hold after each operation; the exit code is 1 where it does not.
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -66,14 +113,55 @@ struct Show {
     json: bool,
 }
 
+/// The time that a script's filesystem is made and changed at: the same script gives the same records.
+const TIME: Timestamp = Timestamp::from_secs(1_700_000_000);
+
 fn main() -> ExitCode {
     cli::run(Tool::EXTENT_STATUS, |args: Args, host| {
         let show = match &args.command {
             Some(Command::Show(show)) => show,
+            Some(Command::Run(script)) => return run_script(script, host),
             None => &args.show,
         };
         run(show, host)
     })
+}
+
+/// Run a script.
+fn run_script(args: &Run, host: &cli::Session) -> Result<Exit, Failure> {
+    let script = Script::parse(&std::fs::read(&args.script)?)?;
+    let path = match args.io_path {
+        IoPath::Auto => PathChoice::Auto,
+        IoPath::BufferHead => PathChoice::BufferHead,
+        IoPath::Iomap => PathChoice::Iomap,
+    };
+    let settings = script::Settings { path, now: TIME, check: args.check };
+    let mut memory = None;
+    let device: Arc<dyn BlockDevice> = match &args.image {
+        Some(image) => ImageSpec::parse(image).open(Access::ReadWrite)?,
+        None => Arc::clone(memory.insert(Arc::new(script::make(&script.head, TIME)?))) as Arc<dyn BlockDevice>,
+    };
+    let mut out: Box<dyn Write> = match &args.output {
+        Some(file) => Box::new(BufWriter::new(File::create(file)?)),
+        None => Box::new(host.out()),
+    };
+    let mut broken = false;
+    let mut failed = None;
+    script::run(&script, &device, settings, &mut |record| {
+        broken |= record.get("violation").is_some();
+        if failed.is_none() {
+            failed = writeln!(out, "{record}").err();
+        }
+        Ok(())
+    })?;
+    if let Some(e) = failed {
+        return Err(e.into());
+    }
+    out.flush()?;
+    if let (Some(file), Some(memory)) = (&args.keep_image, memory) {
+        std::fs::write(file, memory.to_bytes())?;
+    }
+    Ok(if broken { Exit::Failed } else { Exit::Ok })
 }
 
 fn run(args: &Show, host: &cli::Session) -> Result<Exit, Failure> {

@@ -12,7 +12,7 @@
 //! | [`journal`] | jbd2: recovery, transactions, commit, checkpoint |
 //! | [`recover`] | a filesystem after a crash: log, fast commits, orphans |
 //! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
-//! | [`mod@file`] | the write path: extent-status tree and reservations of delayed allocation so far |
+//! | [`mod@file`] | the write path: page cache, extent-status tree, delayed allocation, writeback, truncate, fallocate |
 //! | [`source`] | where files come from: a directory of the host, listed once, read by several threads |
 //! | [`namei`] | operations on names: make, link, unlink, rename, content, attributes |
 //! | [`batch`] | edits as one transaction: trees, archives and scripts into an image |
@@ -20,6 +20,7 @@
 //! | [`check`] | checking: the table of problems, the passes, findings as text and JSON |
 //! | [`mkfs`] | making a filesystem: options, layout, writer |
 //! | [`populate`] | filling a new filesystem from a tree of files in one pass |
+//! | [`script`] | scripts of file operations in JSON, run through the write path, with the state after each |
 //! | [`inspect`] | typed views of everything, rendered as text or JSON from one model |
 //! | [`shell`] | the shell: lexer, command table, session, one file per command family |
 //! | [`cli`] | what the binaries share: exit codes, sizes, terminal, progress, errors |
@@ -44,6 +45,7 @@ pub mod namei;
 pub mod populate;
 pub mod progress;
 pub mod recover;
+pub mod script;
 pub mod shell;
 pub mod source;
 #[doc(hidden)]

@@ -97,6 +97,17 @@ impl Allocator {
         if self.privileged { free } else { free.saturating_sub(self.reserved) }
     }
 
+    /// Free clusters as the descriptors count them: those freed in the running transaction are among them.
+    pub const fn counted_clusters(&self) -> u64 {
+        self.free_clusters
+    }
+
+    /// Clusters freed in the running transaction: they can be handed out once it has committed.
+    #[doc(alias = "s_mb_free_pending")]
+    pub const fn pending_clusters(&self) -> u64 {
+        self.pending_clusters
+    }
+
     /// Free inodes.
     pub const fn free_inodes(&self) -> u64 {
         self.free_inodes

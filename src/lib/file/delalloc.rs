@@ -139,6 +139,12 @@ impl Delalloc {
         Ok(())
     }
 
+    /// Record what was seen on disk in passing, where nothing is known yet.
+    #[doc(alias = "ext4_es_cache_extent")]
+    pub fn learn(&mut self, e: EsEntry) {
+        self.es.cache(e);
+    }
+
     /// Record what a look-up on disk gave, a hole or a mapping; delayed blocks under it stay.
     pub fn cache(&mut self, e: EsEntry) {
         let range = e.lblk.0..e.end();

@@ -1,10 +1,36 @@
 //! The write path: what the kernel holds in memory between a write and the disk, and how it gets there.
 //!
-//! Names are the kernel's: extent status, delayed allocation, pending reservation, `i_disksize`, folio, ioend. The
-//! parts that stand: [`extent_status`], the cache of what each block of a file is; and [`delalloc`], the
-//! cluster arithmetic of reservations over it. Both are pure state: they do no I/O and allocate no blocks.
+//! Names are the kernel's: extent status, delayed allocation, pending reservation, `i_disksize`, folio, ioend.
+//! [`Mount`] is a filesystem in use, with files ([`MemInode`]) in memory; operations on files are its methods. Below
+//! it, pure state that does no I/O: [`extent_status`], the cache of what each block of a file is; [`delalloc`], the cluster
+//! arithmetic of reservations over it; [`folio`], the page cache; [`space`], what may still be promised.
 //!
-//! Units: logical blocks of the filesystem's block size, and clusters of `1 << cluster_bits` blocks.
+//! How data gets to the device is a [`WritePath`]; [`buffer_head`] is the one of buffer heads.
+//!
+//! Units: logical blocks of the filesystem's block size, clusters of `1 << cluster_bits` blocks, bytes of a file.
 
+pub mod buffer_head;
+mod check;
 pub mod delalloc;
+mod direct;
 pub mod extent_status;
+mod fallocate;
+pub mod folio;
+mod initialise;
+mod inode;
+mod map;
+#[cfg(test)]
+mod model_tests;
+mod mount;
+mod options;
+mod path;
+mod read;
+pub mod space;
+mod sync;
+mod truncate;
+mod writeback;
+
+pub use inode::{Disk, MemInode};
+pub use mount::Mount;
+pub use options::{DataMode, MountOptions, PathChoice};
+pub use path::WritePath;

@@ -1,0 +1,93 @@
+//! A file as the write path holds it in memory. Kernel name: `struct ext4_inode_info`. Sizes in bytes.
+
+use std::ops::Range;
+
+use super::delalloc::{Allocation, Delalloc};
+use super::folio::PageCache;
+use crate::error::Result;
+use crate::units::{Lblk, Tid};
+use crate::volume::{Mapping, OpenInode, Volume};
+
+/// A file in memory.
+#[derive(Clone, Debug)]
+#[doc(alias = "ext4_inode_info")]
+pub struct MemInode {
+    /// The inode as the next [`super::Mount`] handle stores it; its size is `disksize`.
+    pub o: OpenInode,
+    /// What readers see.
+    #[doc(alias = "i_size")]
+    pub size: u64,
+    /// What the inode on disk will say.
+    #[doc(alias = "i_disksize")]
+    pub disksize: u64,
+    /// Extent status and reservations.
+    pub dd: Delalloc,
+    /// Pages.
+    pub cache: PageCache,
+    /// The transaction that last changed the inode.
+    #[doc(alias = "i_sync_tid")]
+    pub sync_tid: Option<Tid>,
+    /// The transaction that last changed what reading the data back needs.
+    #[doc(alias = "i_datasync_tid")]
+    pub datasync_tid: Option<Tid>,
+    /// Bytes that must be on the device before the running transaction commits.
+    #[doc(alias = "jbd2_inode")]
+    pub ordered: Option<Range<u64>>,
+    /// Write back when it is closed.
+    #[doc(alias = "EXT4_STATE_DA_ALLOC_CLOSE")]
+    pub flush_on_close: bool,
+    /// No name leads to it any more; it is on the orphan list.
+    pub unlinked: bool,
+    /// The data has been lost once; the next fsync says so.
+    pub lost: bool,
+}
+
+impl MemInode {
+    /// As it is on disk, nothing cached.
+    pub fn new(o: OpenInode, block_bits: u32, cluster_bits: u32, large: bool) -> Self {
+        let size = o.inode.size();
+        Self {
+            o,
+            size,
+            disksize: size,
+            dd: Delalloc::new(cluster_bits),
+            cache: PageCache::new(block_bits, large),
+            sync_tid: None,
+            datasync_tid: None,
+            ordered: None,
+            flush_on_close: false,
+            unlinked: false,
+            lost: false,
+        }
+    }
+
+    /// Bytes `range` must be on the device before the running transaction commits.
+    #[doc(alias = "ext4_jbd2_inode_add_write")]
+    pub fn order(&mut self, range: Range<u64>) {
+        self.ordered = Some(match self.ordered.take() {
+            Some(had) => had.start.min(range.start)..had.end.max(range.end),
+            None => range,
+        });
+    }
+}
+
+/// An inode's blocks as its map has them.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk<'a> {
+    /// The volume.
+    pub vol: &'a Volume,
+    /// The inode.
+    pub o: &'a OpenInode,
+}
+
+impl Allocation for Disk<'_> {
+    fn any_mapped(&self, range: Range<u32>) -> Result<bool> {
+        if range.is_empty() {
+            return Ok(false);
+        }
+        Ok(match self.vol.map(self.o.owner(), Lblk(range.start))? {
+            Mapping::Mapped { .. } => true,
+            Mapping::Hole { len } => u64::from(range.start) + len < u64::from(range.end),
+        })
+    }
+}

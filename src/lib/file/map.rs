@@ -1,0 +1,262 @@
+//! What blocks of a file are, and making them something else: look-up, delayed, allocated, converted. Kernel names:
+//! `ext4_map_blocks`, `ext4_da_map_blocks`. Units: logical blocks.
+
+use super::delalloc::Allocation as _;
+use super::extent_status::{EsEntry, EsStatus, MAX_BLOCKS};
+use super::inode::{Disk, MemInode};
+use super::mount::Mount;
+use crate::error::{Error, Result};
+use crate::format::extent::{Entries, Node};
+use crate::units::{Fsblk, Lblk};
+use crate::volume::{Mapping, Wanted};
+
+/// How blocks are to be mapped.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Create {
+    /// As unwritten; what is unwritten already stays so.
+    pub(super) unwritten: bool,
+    /// Delayed allocation has reserved the clusters.
+    #[doc(alias = "EXT4_GET_BLOCKS_DELALLOC_RESERVE")]
+    pub(super) reserved: bool,
+    /// Written blocks become unwritten ones.
+    #[doc(alias = "EXT4_GET_BLOCKS_CONVERT_UNWRITTEN")]
+    pub(super) reset: bool,
+}
+
+/// What blocks are now, and whether that is news: allocated or initialised by this call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mapped {
+    pub(super) e: EsEntry,
+    pub(super) new: bool,
+}
+
+const fn hole(lblk: u32, len: u32) -> EsEntry {
+    EsEntry { lblk: Lblk(lblk), len, status: EsStatus::Hole, pblk: Fsblk(0) }
+}
+
+impl Mount {
+    /// What `lblk` is, and for how many blocks (at most `len`) the answer holds.
+    #[doc(alias = "ext4_map_query_blocks")]
+    pub(super) fn query(&self, i: &mut MemInode, lblk: u32, len: u32) -> Result<EsEntry> {
+        let want = lblk..lblk.saturating_add(len.max(1));
+        if let Some(e) = i.dd.es().lookup(Lblk(lblk)) {
+            return Ok(e.clip(&want));
+        }
+        let all = match self.fs.volume.map(i.o.owner(), Lblk(lblk))? {
+            Mapping::Hole { .. } => self.hole_around(i, lblk)?,
+            Mapping::Mapped { pblk, len, unwritten } => {
+                learn_leaf(i)?;
+                let status = if unwritten { EsStatus::Unwritten } else { EsStatus::Written };
+                let len = u32::try_from(len).unwrap_or(u32::MAX).min(want.end - lblk);
+                EsEntry { lblk: Lblk(lblk), len, status, pblk }
+            }
+        };
+        i.dd.cache(all);
+        let e = i.dd.es().lookup(Lblk(lblk)).unwrap_or(all);
+        Ok(e.clip(&want))
+    }
+
+    /// The hole at `lblk`, from the extent before it on (from `lblk` where there is none), up to what is delayed or mapped.
+    #[doc(alias = "ext4_ext_determine_insert_hole")]
+    fn hole_around(&self, i: &mut MemInode, lblk: u32) -> Result<EsEntry> {
+        let extents = self.is_extents(i);
+        if extents {
+            learn_leaf(i)?;
+        }
+        let all = if extents { self.fs.volume.extents(i.o.owner())? } else { Vec::new() };
+        let at = all.partition_point(|e| e.lblk.0 <= lblk);
+        let before = at.checked_sub(1).and_then(|n| all.get(n)).map(|e| e.lblk.0 + e.len);
+        let mut start = match (before, all.is_empty()) {
+            (Some(end), _) => end,
+            (None, true) => 0,
+            (None, false) => lblk,
+        };
+        let mut end = all.get(at).map_or(MAX_BLOCKS, |e| e.lblk.0);
+        if !extents {
+            let Mapping::Hole { len } = self.fs.volume.map(i.o.owner(), Lblk(lblk))? else { return Ok(hole(lblk, 1)) };
+            (start, end) = (lblk, u32::try_from(u64::from(lblk) + len).unwrap_or(MAX_BLOCKS));
+        }
+        if i.dd.es().any(EsStatus::Delayed, start..lblk) {
+            start = lblk;
+        }
+        if let Some(d) = i.dd.es().find(EsStatus::Delayed, start..end) {
+            end = d.lblk.0;
+        }
+        Ok(hole(start, end.saturating_sub(start).max(1)))
+    }
+
+    /// What a delayed write finds in `[lblk, lblk + len)`: holes become delayed, as far as one answer reaches.
+    #[doc(alias = "ext4_da_map_blocks")]
+    pub(super) fn map_delayed(&mut self, i: &mut MemInode, lblk: u32, len: u32) -> Result<Mapped> {
+        let e = self.query(i, lblk, len)?;
+        if e.status != EsStatus::Hole {
+            return Ok(Mapped { e, new: false });
+        }
+        let disk = Disk { vol: &self.fs.volume, o: &i.o };
+        i.dd.insert_delayed(e.lblk, e.len, &disk, &mut self.space)?;
+        Ok(Mapped { e: EsEntry { status: EsStatus::Delayed, ..e }, new: true })
+    }
+
+    /// Map blocks from `lblk` on, at least one and at most `len`, allocating or converting as `how` says.
+    #[doc(alias = "ext4_map_blocks")]
+    pub(super) fn map_create(&mut self, i: &mut MemInode, lblk: u32, len: u32, how: Create) -> Result<Mapped> {
+        let found = self.fs.volume.map(i.o.owner(), Lblk(lblk))?;
+        let (pblk, have, unwritten) = match found {
+            Mapping::Mapped { pblk, len: have, unwritten } => (pblk, have, unwritten),
+            Mapping::Hole { .. } => return self.allocate(i, lblk, len, how),
+        };
+        let len = u32::try_from(have).unwrap_or(u32::MAX).min(len);
+        let status = if unwritten { EsStatus::Unwritten } else { EsStatus::Written };
+        let e = EsEntry { lblk: Lblk(lblk), len, status, pblk };
+        match status {
+            EsStatus::Written if how.reset => {
+                self.convert(i, lblk, u64::from(lblk) + u64::from(len), true)?;
+                Ok(Mapped { e: EsEntry { status: EsStatus::Unwritten, ..e }, new: false })
+            }
+            EsStatus::Unwritten if !how.unwritten => self.initialise(i, e),
+            _ => {
+                if i.dd.es().lookup(Lblk(lblk)).is_none_or(|had| had.clip(&(lblk..e.end())) != e) {
+                    i.dd.insert_allocated(e, false, &mut self.space);
+                }
+                Ok(Mapped { e, new: false })
+            }
+        }
+    }
+
+    fn allocate(&mut self, i: &mut MemInode, lblk: u32, len: u32, how: Create) -> Result<Mapped> {
+        let geo = self.fs.volume.geometry();
+        let (ratio, bits) = (geo.cluster_ratio, geo.cluster_bits);
+        let offset = lblk & (ratio - 1);
+        let mut len = len.min(self.longest(how.unwritten));
+        let shares = ratio > 1 && {
+            let first = lblk & !(ratio - 1);
+            Disk { vol: &self.fs.volume, o: &i.o }.any_mapped(first..first.saturating_add(ratio))?
+        };
+        if !how.reserved && !shares {
+            // What is not reserved must be claimed, half of it where there is not enough.
+            let hole = match self.fs.volume.map(i.o.owner(), Lblk(lblk))? {
+                Mapping::Hole { len } => u32::try_from(len).unwrap_or(u32::MAX),
+                Mapping::Mapped { .. } => 1,
+            };
+            len = len.min(hole);
+            let mut clusters = (u64::from(offset) + u64::from(len)).div_ceil(ratio.into());
+            while clusters > 0 && !self.space.has(clusters) {
+                clusters /= 2;
+            }
+            if clusters == 0 {
+                let have = self.space.free.exact();
+                return Err(Error::NoSpace { what: "clusters", need: 1, have });
+            }
+            let most = (clusters << bits) - u64::from(offset);
+            len = u32::try_from(most).unwrap_or(u32::MAX).min(len);
+        }
+        let wanted = Wanted { lblk: Lblk(lblk), len, unwritten: how.unwritten, ahead: 0 };
+        i.o.inode.set_size(i.disksize);
+        let got = self.edit(|e| {
+            let got = e.allocate_range(&mut i.o, wanted)?;
+            e.put(&mut i.o)?;
+            Ok(got)
+        })?;
+        let tid = Some(self.journal.running());
+        i.sync_tid = tid;
+        if !how.unwritten {
+            i.datasync_tid = tid;
+        }
+        let status = if got.unwritten { EsStatus::Unwritten } else { EsStatus::Written };
+        let e = EsEntry { lblk: got.lblk, len: got.len, status, pblk: got.pblk };
+        i.dd.insert_allocated(e, how.reserved, &mut self.space);
+        self.expose(i, &e);
+        Ok(Mapped { e, new: true })
+    }
+
+    fn longest(&self, unwritten: bool) -> u32 {
+        let _ = self;
+        crate::volume::extent_plan::max_len(unwritten)
+    }
+
+    /// A commit will show these blocks: where data is ordered, what is dirty over them must be written before.
+    pub(super) fn expose(&self, i: &mut MemInode, e: &EsEntry) {
+        if e.status == EsStatus::Written && self.orders_data(i) {
+            let bits = self.block_bits();
+            i.order(u64::from(e.lblk.0) << bits..u64::from(e.end()) << bits);
+        }
+    }
+
+    /// Make all that is mapped of `[start, end)` written, or unwritten.
+    #[doc(alias = "ext4_convert_unwritten_extents")]
+    pub(super) fn convert(&mut self, i: &mut MemInode, start: u32, end: u64, unwritten: bool) -> Result<()> {
+        i.o.inode.set_size(i.disksize);
+        self.edit(|e| {
+            e.convert_extents(&mut i.o, Lblk(start), end, unwritten)?;
+            e.put(&mut i.o)
+        })?;
+        let tid = Some(self.journal.running());
+        (i.sync_tid, i.datasync_tid) = (tid, tid);
+        let mut at = u64::from(start);
+        while let Ok(lblk) = u32::try_from(at)
+            && at < end
+        {
+            at += match self.fs.volume.map(i.o.owner(), Lblk(lblk))? {
+                Mapping::Hole { len } => len,
+                Mapping::Mapped { pblk, len, unwritten } => {
+                    let len = len.min(end - at);
+                    let status = if unwritten { EsStatus::Unwritten } else { EsStatus::Written };
+                    let e = EsEntry { lblk: Lblk(lblk), len: len as u32, status, pblk };
+                    i.dd.insert_allocated(e, false, &mut self.space);
+                    len
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Free `[start, end)` of a file. A cluster of the device that goes while delayed blocks of its cluster stay is reserved
+    /// again for them.
+    #[doc(alias = "ext4_ext_remove_space")]
+    pub(super) fn remove_space(&mut self, i: &mut MemInode, start: u32, end: u64) -> Result<()> {
+        let journalled = self.journals_data(i);
+        i.dd.remove(start..u32::try_from(end).unwrap_or(u32::MAX), &mut self.space);
+        i.o.inode.set_size(i.disksize);
+        self.edit(|e| {
+            let had = journalled.then(|| e.vol.extents(i.o.owner())).transpose()?;
+            e.remove_blocks(&mut i.o, Lblk(start), end)?;
+            // Blocks whose content is in the journal must not come back from there.
+            for e2 in
+                had.unwrap_or_default().iter().filter_map(|x| crate::volume::extent_plan::clip(x, start.into(), end))
+            {
+                for n in 0..u64::from(e2.len) {
+                    e.store.forget(e2.pblk.saturating_add(n))?;
+                }
+            }
+            e.put(&mut i.o)
+        })?;
+        let bits = self.fs.volume.geometry().cluster_bits;
+        let pending: Vec<u32> = i.dd.pending().collect();
+        for cluster in pending {
+            let first = cluster << bits;
+            let blocks = first..first.saturating_add(1 << bits);
+            if !(Disk { vol: &self.fs.volume, o: &i.o }).any_mapped(blocks)? && i.dd.rereserve(cluster) {
+                self.space.dirty.add(1);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Note the extents of a tree that is all in its inode, and the holes between them: a look-up passes them all.
+#[doc(alias = "ext4_cache_extents")]
+fn learn_leaf(i: &mut MemInode) -> Result<()> {
+    let leaf = Node::decode(&i.o.inode.block_area())?;
+    let Entries::Leaf(extents) = leaf.entries else { return Ok(()) };
+    let mut end = None;
+    for x in extents {
+        if let Some(end) = end.filter(|end| *end < x.lblk.0) {
+            let len = x.lblk.0 - end;
+            i.dd.learn(EsEntry { lblk: Lblk(end), len, status: EsStatus::Hole, pblk: Fsblk(0) });
+        }
+        let status = if x.unwritten { EsStatus::Unwritten } else { EsStatus::Written };
+        i.dd.learn(EsEntry { lblk: x.lblk, len: x.len, status, pblk: x.pblk });
+        end = Some(x.lblk.0 + x.len);
+    }
+    Ok(())
+}

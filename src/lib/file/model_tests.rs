@@ -1,0 +1,223 @@
+//! Random operations against plain bytes: whatever the block size, the clusters and the mount options, files read back as
+//! written, the invariants hold after each operation, nothing stays reserved after a sync, and the filesystem checks clean.
+//! `EXT4KIT_MODEL_OPS` is the number of operations (default 1500).
+
+use std::sync::Arc;
+
+use super::{Mount, MountOptions};
+use crate::check::{self, CheckOptions, Collect};
+use crate::device::{BlockDevice, MemoryDevice};
+use crate::env::{Entropy, SeededEntropy, Timestamp};
+use crate::error::Error;
+use crate::mkfs::{Draft, FeatureEdit, Layout, Options, Size};
+use crate::namei::{Attributes, Context, Namei, What};
+use crate::progress::Silent;
+use crate::units::Ino;
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+/// Files reach so far.
+const SPAN: u64 = 300_000;
+
+struct Rig {
+    device: Arc<dyn BlockDevice>,
+    mount: Mount,
+    files: Vec<(Ino, Vec<u8>)>,
+    random: SeededEntropy,
+    cluster: u64,
+    block: u64,
+}
+
+fn make(block: u32, cluster: Option<u32>) -> Arc<dyn BlockDevice> {
+    let mut o = Options::new(Size::Units((24 << 20) / u64::from(block)), [1; 16], [2; 16], NOW);
+    o.block_size = Some(block);
+    if let Some(c) = cluster {
+        o.cluster_size = Some(c);
+        o.features.extend(FeatureEdit::parse_list("bigalloc").unwrap());
+    }
+    let device = MemoryDevice::new(24 << 20);
+    Draft::new(Layout::new(&o).unwrap()).unwrap().write(&device, true).unwrap();
+    Arc::new(device)
+}
+
+impl Rig {
+    fn new(block: u32, cluster: Option<u32>, options: &str, seed: u64) -> Self {
+        let device = make(block, cluster);
+        let mut mount = Mount::new(Arc::clone(&device), MountOptions::parse(options).unwrap(), NOW).unwrap();
+        let mut names = Context::new(mount.volume(), NOW);
+        let mut files = Vec::new();
+        for name in [b"a", b"b"] {
+            let ino = mount.with_edit(&mut names, |e, c| {
+                Ok(Namei::new(e, c).make(Ino::ROOT, name, What::File, &Attributes::root(0o644))?.ino)
+            });
+            files.push((ino.unwrap(), Vec::new()));
+        }
+        let random = SeededEntropy::new(seed);
+        Self { device, mount, files, random, cluster: cluster.unwrap_or(block).into(), block: block.into() }
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        u64::from(self.random.next_u32()) % n.max(1)
+    }
+
+    /// One operation; `false` where there was no room for it.
+    fn step(&mut self, n: u64) -> bool {
+        let which = self.below(2) as usize;
+        let (ino, mut want) = self.files[which].clone();
+        let size = want.len() as u64;
+        let (mut off, mut len) = (self.below(SPAN), 1 + self.below(9 * self.block));
+        if self.below(3) == 0 {
+            off -= off % self.block;
+            len = len.next_multiple_of(self.block);
+        }
+        let end = off + len;
+        let data: Vec<u8> = (off..end).map(|p| (p * 7 + n * 131) as u8 | 1).collect();
+        let fill = |want: &mut Vec<u8>, at: u64, bytes: &[u8]| {
+            let to = at as usize + bytes.len();
+            want.resize(want.len().max(to), 0);
+            want[at as usize..to].copy_from_slice(bytes);
+        };
+        let zero = |want: &mut [u8]| {
+            let (from, to) = (off.min(size) as usize, end.min(size) as usize);
+            want[from..to].fill(0);
+        };
+        let m = &mut self.mount;
+        let kind = u64::from(self.random.next_u32()) % 16;
+        let done = match kind {
+            0..=4 => m.write(ino, off, &data).map(|n| fill(&mut want, off, &data[..n])),
+            5 => {
+                let (at, len) = (off - off % 512, len.next_multiple_of(512));
+                let data: Vec<u8> = (at..at + len).map(|p| (p * 3 + n) as u8 | 1).collect();
+                m.write_direct(ino, at, &data).map(|_| fill(&mut want, at, &data))
+            }
+            6 if size > 0 => {
+                let at = off % size;
+                let bytes = &data[..(data.len() as u64).min(size - at).min(4096 - at % 4096) as usize];
+                m.store_mapped(ino, at, bytes).map(|()| fill(&mut want, at, bytes))
+            }
+            7 => m.truncate(ino, off).map(|()| want.resize(off as usize, 0)),
+            8 => m.fallocate(ino, off, len, n.is_multiple_of(2)).map(|()| {
+                if n % 2 == 1 {
+                    want.resize(want.len().max(end as usize), 0);
+                }
+            }),
+            9 => m.punch(ino, off, len).map(|()| zero(&mut want)),
+            10 => m.zero_range(ino, off, len, n.is_multiple_of(2)).map(|()| {
+                zero(&mut want);
+                if n % 2 == 1 {
+                    want.resize(want.len().max(end as usize), 0);
+                }
+            }),
+            11 if n.is_multiple_of(3) => {
+                let (at, len) = (off % size.max(1) / self.cluster * self.cluster, self.cluster);
+                if n.is_multiple_of(2) && size > at {
+                    m.insert(ino, at, len).map(|()| drop(want.splice(at as usize..at as usize, vec![0; len as usize])))
+                } else if at + len < size {
+                    m.collapse(ino, at, len).map(|()| drop(want.drain(at as usize..(at + len) as usize)))
+                } else {
+                    Ok(())
+                }
+            }
+            12 => m.write_back(ino, off..end),
+            13 => m.fsync(ino, n.is_multiple_of(2)),
+            14 if n.is_multiple_of(4) => m.drop_caches(ino),
+            15 if n.is_multiple_of(4) => m.sync(),
+            _ => m.clear_es(ino),
+        };
+        match done {
+            Ok(()) => {}
+            Err(Error::NoSpace { .. }) => return false,
+            Err(e) => panic!("operation {n} (kind {kind}, {off}+{len}): {e}"),
+        }
+        self.files[which].1 = want;
+        let wrong = self.mount.check_state().unwrap();
+        assert_eq!(wrong, None, "after operation {n} (kind {kind} at {off}+{len})");
+        self.compare(which, n);
+        true
+    }
+
+    fn compare(&mut self, which: usize, n: u64) {
+        let (ino, want) = &self.files[which];
+        let got = self.mount.read(*ino, 0, want.len()).unwrap();
+        assert_eq!(self.mount.inode(*ino).unwrap().size, want.len() as u64, "size after operation {n}");
+        let differs = got.iter().zip(want).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "content after operation {n}");
+    }
+
+    fn finish(mut self) {
+        self.mount.sync().unwrap();
+        assert_eq!(self.mount.space().dirty.exact(), 0);
+        for which in 0..self.files.len() {
+            self.compare(which, u64::MAX);
+        }
+        self.mount.unmount().unwrap();
+        let options = CheckOptions {
+            superblock: None,
+            block_size: None,
+            force: true,
+            now: NOW,
+            jobs: 1,
+            journal: check::Journal::Skip,
+            journal_device: None,
+        };
+        let mut found = Collect::default();
+        let outcome = check::check(&self.device, &options, &mut found, &Silent).unwrap();
+        assert_eq!(outcome.errors, 0, "{:?}", found.0.iter().map(check::Finding::message).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn files_hold_what_was_written_whatever_the_options() {
+    let total: u64 = std::env::var("EXT4KIT_MODEL_OPS").ok().and_then(|v| v.parse().ok()).unwrap_or(1500);
+    let shapes: &[(u32, Option<u32>)] = &[(4096, None), (1024, None), (1024, Some(8192)), (4096, Some(16384))];
+    let mounts = ["rw", "rw,dioread_lock", "rw,nodelalloc", "rw,data=journal", "rw,data=writeback"];
+    let each = total / (shapes.len() * mounts.len()) as u64;
+    let mut seed = 1;
+    for (block, cluster) in shapes {
+        for mount in mounts {
+            let mut rig = Rig::new(*block, *cluster, mount, seed);
+            let done = (0..each).filter(|n| rig.step(*n)).count() as u64;
+            assert_eq!(done, each, "there is room for all");
+            rig.finish();
+            seed += 1;
+        }
+    }
+}
+
+#[test]
+fn a_write_is_reserved_until_it_is_written_back() {
+    let mut rig = Rig::new(4096, None, "rw", 1);
+    let ino = rig.files[0].0;
+    rig.mount.write(ino, 0, &[1; 10000]).unwrap();
+    let i = rig.mount.inode(ino).unwrap();
+    assert_eq!((i.size, i.disksize, i.dd.reserved()), (10000, 0, 3));
+    rig.mount.write_back(ino, 4096..4097).unwrap();
+    let i = rig.mount.inode(ino).unwrap();
+    assert_eq!(
+        (i.disksize, i.dd.reserved(), rig.mount.space().dirty.exact()),
+        (8192, 1, 1),
+        "the first two pages are one folio"
+    );
+    rig.mount.fsync(ino, false).unwrap();
+    let i = rig.mount.inode(ino).unwrap();
+    assert_eq!((i.disksize, i.dd.reserved()), (10000, 0));
+}
+
+#[test]
+fn without_room_a_write_is_short_and_nothing_leaks() {
+    let mut rig = Rig::new(1024, None, "rw", 1);
+    let ino = rig.files[0].0;
+    let mut at = 0;
+    let end = loop {
+        match rig.mount.write(ino, at, &vec![7; 100_000]) {
+            Ok(n) => at += n as u64,
+            Err(Error::NoSpace { .. }) => break at,
+            Err(e) => panic!("{e}"),
+        }
+        assert_eq!(rig.mount.check_state().unwrap(), None);
+        assert!(at < 24 << 20);
+    };
+    assert!(end > 10 << 20, "{end}");
+    assert_eq!(rig.mount.check_state().unwrap(), None);
+    rig.files[0].1 = vec![7; end as usize];
+    rig.finish();
+}

@@ -1,0 +1,301 @@
+//! A filesystem in use: its journal, its allocator, and the files that are in memory. Kernel name: `struct super_block`.
+//!
+//! All changes go through handles of the journal; what a crash leaves is what the device holds, without the running
+//! transaction. Operations take a [`MemInode`] out of the mount ([`Mount::take`]) and put it back, so that a commit in the
+//! middle of one can reach all of the others as well.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::folio::PAGE;
+use super::inode::MemInode;
+use super::options::{DataMode, MountOptions, PathChoice};
+use super::space::Space;
+use crate::alloc::Filesystem;
+use crate::device::BlockDevice;
+use crate::env::{FixedClock, Timestamp};
+use crate::error::{Error, Result};
+use crate::format::inode::InodeFlags;
+use crate::journal::{Journal, JournalOptions, direct};
+use crate::units::{Fsblk, Ino};
+use crate::volume::edit::Edit;
+use crate::volume::{MapKind, OpenInode, OpenOptions, Volume};
+
+/// Metadata blocks that must fit the running transaction before an operation starts; else it is committed.
+const ROOM: u64 = 128;
+
+/// A filesystem in use.
+#[derive(Debug)]
+pub struct Mount {
+    pub(super) journal: Journal,
+    pub(super) fs: Filesystem,
+    pub(super) options: MountOptions,
+    pub(super) space: Space,
+    pub(super) inodes: BTreeMap<Ino, MemInode>,
+    pub(super) now: Timestamp,
+}
+
+impl Mount {
+    /// Mount what is on `device`, which must not need recovery.
+    ///
+    /// # Errors
+    /// Those of [`Journal::open`] and [`Filesystem::open`]; [`Error::InvalidArgument`] for blocks larger than a page.
+    pub fn new(device: Arc<dyn BlockDevice>, options: MountOptions, now: Timestamp) -> Result<Self> {
+        let volume = Volume::open(device, &OpenOptions::default())?;
+        if u64::from(volume.geometry().block_size) > PAGE {
+            let value = volume.geometry().block_size.to_string();
+            return Err(Error::InvalidArgument { name: "block size", value, allowed: "a page or less" });
+        }
+        let with = JournalOptions::new(Arc::new(FixedClock(now)));
+        let has_log = volume.superblock().features().compat.contains(crate::format::features::Compat::HAS_JOURNAL);
+        let journal = if has_log { Journal::open(&volume, None, with)? } else { direct::open(&volume, with)? };
+        drop(volume);
+        let fs = Filesystem::open(journal.view(), &OpenOptions::default())?;
+        let geo = fs.volume.geometry();
+        let total = geo.blocks_count >> geo.cluster_bits;
+        let space = Space::new(total, fs.alloc.counted_clusters(), options.cpus);
+        Ok(Self { journal, fs, options, space, inodes: BTreeMap::new(), now })
+    }
+
+    /// The volume, as the running transaction has it.
+    pub const fn volume(&self) -> &Volume {
+        &self.fs.volume
+    }
+
+    /// How it is mounted.
+    pub const fn options(&self) -> &MountOptions {
+        &self.options
+    }
+
+    /// Space that is left.
+    pub const fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// The journal.
+    pub const fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// A file in memory.
+    pub fn inode(&self, ino: Ino) -> Option<&MemInode> {
+        self.inodes.get(&ino)
+    }
+
+    /// The files in memory.
+    pub fn inodes(&self) -> impl Iterator<Item = &MemInode> {
+        self.inodes.values()
+    }
+
+    pub(super) fn block_size(&self) -> u64 {
+        self.fs.volume.geometry().block_size.into()
+    }
+
+    pub(super) fn block_bits(&self) -> u32 {
+        self.fs.volume.geometry().block_bits
+    }
+
+    /// The first block at or behind byte `pos`.
+    pub(super) fn block_up(&self, pos: u64) -> u32 {
+        u32::try_from(pos.div_ceil(self.block_size())).unwrap_or(u32::MAX)
+    }
+
+    /// The block that holds byte `pos`.
+    pub(super) fn block_of(&self, pos: u64) -> u32 {
+        u32::try_from(pos >> self.block_bits()).unwrap_or(u32::MAX)
+    }
+
+    /// Bring a file into memory.
+    #[doc(alias = "ext4_iget")]
+    pub fn load(&mut self, ino: Ino) -> Result<()> {
+        if !self.inodes.contains_key(&ino) {
+            let o = OpenInode { ino, inode: self.fs.volume.inode(ino)? };
+            let geo = self.fs.volume.geometry();
+            let large = self.options.data != DataMode::Journal;
+            let mut i = MemInode::new(o, geo.block_bits, geo.cluster_bits, large);
+            // What changed it last is not known: the running transaction may have.
+            let tid = Some(self.journal.running());
+            (i.sync_tid, i.datasync_tid) = (tid, tid);
+            self.inodes.insert(ino, i);
+        }
+        Ok(())
+    }
+
+    /// Take a file out for an operation.
+    pub(super) fn take(&mut self, ino: Ino) -> Result<MemInode> {
+        self.load(ino)?;
+        self.inodes.remove(&ino).ok_or(Error::NoSuchInode { ino, max: self.fs.volume.geometry().inodes_count })
+    }
+
+    /// Do an operation on a file.
+    pub(super) fn on<T>(&mut self, ino: Ino, f: impl FnOnce(&mut Self, &mut MemInode) -> Result<T>) -> Result<T> {
+        let mut i = self.take(ino)?;
+        let done = self.make_room(Some(&mut i)).and_then(|()| f(self, &mut i));
+        self.inodes.insert(ino, i);
+        done
+    }
+
+    /// Commit, where the running transaction has little room left.
+    pub(super) fn make_room(&mut self, current: Option<&mut MemInode>) -> Result<()> {
+        if self.journal.room() < ROOM.min(self.journal.max_blocks() / 2) {
+            self.commit(current)?;
+        }
+        Ok(())
+    }
+
+    /// Change the filesystem in the running transaction.
+    pub(super) fn edit<T>(&mut self, f: impl FnOnce(&mut Edit<'_>) -> Result<T>) -> Result<T> {
+        let before = self.fs.alloc.counted_clusters();
+        let credits = u32::try_from(self.journal.room()).unwrap_or(u32::MAX);
+        let mut handle = self.journal.start(credits)?;
+        let done = f(&mut self.fs.edit(&mut handle));
+        let after = self.fs.alloc.counted_clusters();
+        self.space.free.add(after as i64 - before as i64);
+        done
+    }
+
+    /// Change names and what hangs on them, in the running transaction, with what such changes need beside (`context`).
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn with_edit<C, T>(
+        &mut self,
+        context: &mut C,
+        f: impl for<'x> FnOnce(Edit<'x>, &'x mut C) -> Result<T>,
+    ) -> Result<T> {
+        self.make_room(None)?;
+        let before = self.fs.alloc.counted_clusters();
+        let credits = u32::try_from(self.journal.room()).unwrap_or(u32::MAX);
+        let mut handle = self.journal.start(credits)?;
+        let done = f(self.fs.edit(&mut handle), context);
+        let after = self.fs.alloc.counted_clusters();
+        self.space.free.add(after as i64 - before as i64);
+        done
+    }
+
+    /// Store the inode, with the size that the disk is to show.
+    #[doc(alias = "ext4_mark_inode_dirty")]
+    pub(super) fn store(&mut self, i: &mut MemInode) -> Result<()> {
+        i.o.inode.set_size(i.disksize);
+        let tid = self.journal.running();
+        i.sync_tid = Some(tid);
+        self.edit(|e| e.put(&mut i.o))
+    }
+
+    /// Store the inode; reading its data back needs the change.
+    pub(super) fn store_data(&mut self, i: &mut MemInode) -> Result<()> {
+        i.datasync_tid = Some(self.journal.running());
+        self.store(i)
+    }
+
+    /// Move `i_disksize` up to `size`.
+    #[doc(alias = "ext4_update_i_disksize")]
+    pub(super) fn grow_disksize(&self, i: &mut MemInode, size: u64) -> bool {
+        let grows = size > i.disksize;
+        if grows {
+            i.disksize = size;
+            i.datasync_tid = Some(self.journal.running());
+        }
+        grows
+    }
+
+    /// Whether the file's data goes through the journal.
+    #[doc(alias = "ext4_should_journal_data")]
+    pub(super) fn journals_data(&self, i: &MemInode) -> bool {
+        self.options.data == DataMode::Journal || i.o.has(InodeFlags::JOURNAL_DATA)
+    }
+
+    /// Whether new written blocks are to be on the device before a commit maps them.
+    #[doc(alias = "ext4_should_order_data")]
+    pub(super) fn orders_data(&self, i: &MemInode) -> bool {
+        self.options.data == DataMode::Ordered && !self.journals_data(i)
+    }
+
+    /// Whether writeback allocates unwritten extents.
+    #[doc(alias = "ext4_should_dioread_nolock")]
+    pub(super) fn allocates_unwritten(&self, i: &MemInode) -> bool {
+        self.options.dioread_nolock && self.options.delalloc && self.is_extents(i) && !self.journals_data(i)
+    }
+
+    pub(super) fn is_extents(&self, i: &MemInode) -> bool {
+        self.fs.volume.map_kind(&i.o.inode) == MapKind::Extents
+    }
+
+    /// Whether writes to the file go through iomap, and if not, why.
+    pub fn uses_iomap(&self, i: &MemInode) -> (bool, &'static str) {
+        let cannot = [
+            (i.o.has(InodeFlags::INLINE_DATA), "inline data"),
+            (i.o.has(InodeFlags::VERITY), "verity"),
+            (i.o.has(InodeFlags::ENCRYPT), "encryption"),
+            (self.journals_data(i), "its data goes through the journal"),
+            (i.o.has(InodeFlags::EA_INODE), "it holds an attribute's value"),
+            (!self.is_extents(i), "it has no extent tree"),
+        ];
+        if self.options.path != PathChoice::Iomap {
+            return (false, "not asked for");
+        }
+        match cannot.iter().find(|(is, _)| *is) {
+            Some((_, why)) => (false, why),
+            None => (true, "a regular file with an extent tree"),
+        }
+    }
+
+    /// Write the content of a block.
+    pub(super) fn write_block(&mut self, journalled: bool, block: Fsblk, bytes: &[u8]) -> Result<()> {
+        self.edit(|e| if journalled { e.store.write(block, bytes.into()) } else { e.store.write_data(block, bytes) })
+    }
+
+    /// Read the content of a block.
+    pub(super) fn read_block(&self, block: Fsblk, bytes: &mut [u8]) -> Result<()> {
+        self.fs.volume.read_blocks(block, bytes)
+    }
+
+    /// Commit the running transaction: ordered data first. `current` is the file that is taken out.
+    #[doc(alias = "jbd2_journal_commit_transaction")]
+    pub(super) fn commit(&mut self, current: Option<&mut MemInode>) -> Result<()> {
+        if let Some(i) = current {
+            self.submit_ordered(i)?;
+        }
+        let all: Vec<Ino> = self.inodes.values().filter(|i| i.ordered.is_some()).map(|i| i.o.ino).collect();
+        for ino in all {
+            let mut i = self.take(ino)?;
+            let done = self.submit_ordered(&mut i);
+            self.inodes.insert(ino, i);
+            done?;
+        }
+        let credits = u32::try_from(self.journal.room()).unwrap_or(u32::MAX);
+        let mut handle = self.journal.start(credits)?;
+        self.fs.sync_counts(&mut handle)?;
+        self.journal.commit()?;
+        self.fs.committed();
+        Ok(())
+    }
+
+    /// Write what the running transaction exposes of a file and can be written without mapping anything.
+    #[doc(alias = "jbd2_submit_inode_data")]
+    fn submit_ordered(&mut self, i: &mut MemInode) -> Result<()> {
+        match i.ordered.take() {
+            Some(range) if !i.cache.is_empty() => self.write_mapped(i, range),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether an allocation that failed may succeed after a commit, which is made. `tries` counts.
+    #[doc(alias = "ext4_should_retry_alloc")]
+    pub(super) fn should_retry(&mut self, i: &mut MemInode, tries: &mut u32) -> Result<bool> {
+        *tries += 1;
+        if *tries > 3 || !self.journal.is_atomic() {
+            return Ok(false);
+        }
+        if self.fs.alloc.pending_clusters() == 0 {
+            return Ok(self.space.has(1));
+        }
+        self.commit(Some(i))?;
+        Ok(true)
+    }
+}
+
+/// Whether an error says that there is no room.
+pub(super) fn is_full(e: &Error) -> bool {
+    matches!(e.bare(), Error::NoSpace { .. })
+}

@@ -1,0 +1,34 @@
+//! The buffered write paths behind one interface. A path decides how a write, a store through a mapping and writeback use
+//! pages, mappings and transactions; everything else (mapping, truncation, direct I/O, names) is the same for all.
+
+use std::ops::Range;
+
+use super::buffer_head::BufferHead;
+use super::inode::MemInode;
+use super::mount::Mount;
+use crate::error::Result;
+
+/// How data gets from a write to the device.
+pub trait WritePath: Sync {
+    /// Its name, as `--io-path` takes it.
+    fn name(&self) -> &'static str;
+
+    /// One write of `data` at byte `pos`; returns the bytes taken. A short write is not an error.
+    fn write(&self, m: &mut Mount, i: &mut MemInode, pos: u64, data: &[u8]) -> Result<usize>;
+
+    /// Make the folio of a page ready for a store, where the page has content below the end of the file.
+    #[doc(alias = "page_mkwrite")]
+    fn make_writable(&self, m: &mut Mount, i: &mut MemInode, page: u64) -> Result<()>;
+
+    /// Write back what is dirty in the bytes `range` (whole folios), to the end.
+    #[doc(alias = "writepages")]
+    fn write_back(&self, m: &mut Mount, i: &mut MemInode, range: Range<u64>) -> Result<()>;
+}
+
+impl Mount {
+    /// The path that a file's writes take.
+    pub fn path_of(&self, i: &MemInode) -> &'static dyn WritePath {
+        let _ = i;
+        &BufferHead
+    }
+}

@@ -1,0 +1,242 @@
+//! Making things durable, and letting go of what is in memory: fsync, sync, close, eviction, unmounting. Kernel names:
+//! `ext4_sync_file`, `ext4_sync_fs`, `ext4_release_file`, `ext4_evict_inode`.
+//!
+//! fsync commits only the transaction that last changed that file; fdatasync the one that last changed what reading its data
+//! needs. What other files changed stays in the running transaction.
+
+use std::ops::Range;
+
+use super::inode::MemInode;
+use super::mount::Mount;
+use crate::error::Result;
+use crate::format::inode::Inode;
+use crate::units::Ino;
+use crate::volume::OpenInode;
+use crate::volume::edit::Edit;
+
+impl Mount {
+    /// Write at byte `pos`; returns the bytes taken. A short write is not an error.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSpace`] where nothing could be taken.
+    pub fn write(&mut self, ino: Ino, pos: u64, data: &[u8]) -> Result<usize> {
+        self.on(ino, |m, i| {
+            m.store(i)?;
+            m.path_of(i).write(m, i, pos, data)
+        })
+    }
+
+    /// Store bytes through a shared mapping, inside one page.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] for a page behind the end of the file, [`crate::Error::NoSpace`]: a process would
+    /// be sent `SIGBUS`.
+    pub fn store_mapped(&mut self, ino: Ino, pos: u64, data: &[u8]) -> Result<()> {
+        self.on(ino, |m, i| {
+            let page = pos >> super::folio::PAGE_BITS;
+            if pos & !(super::folio::PAGE - 1) < i.size {
+                m.store(i)?;
+            }
+            m.path_of(i).make_writable(m, i, page)?;
+            let Some(f) = i.cache.find_mut(page) else { return Ok(()) };
+            let at = (pos - f.pos()) as usize;
+            f.data[at..at + data.len()].copy_from_slice(data);
+            let (index, all) = (f.index, f.pos()..f.end().min(i.size));
+            if m.journals_data(i) {
+                return m.journal_folio(i, index, &all);
+            }
+            if let Some(f) = i.cache.find_mut(page) {
+                f.dirty_all();
+            }
+            Ok(())
+        })
+    }
+
+    /// Write back what is dirty in a range, and wait; nothing is committed.
+    #[doc(alias = "sync_file_range")]
+    pub fn write_back(&mut self, ino: Ino, range: Range<u64>) -> Result<()> {
+        self.on(ino, |m, i| m.write_back_range(i, range))
+    }
+
+    /// Make a file durable; with `data_only`, what reading its data back needs.
+    #[doc(alias = "ext4_sync_file")]
+    pub fn fsync(&mut self, ino: Ino, data_only: bool) -> Result<()> {
+        self.on(ino, |m, i| {
+            m.write_back_range(i, 0..u64::MAX)?;
+            let tid = if data_only { i.datasync_tid } else { i.sync_tid };
+            if tid == Some(m.journal.running()) { m.commit(Some(i)) } else { Ok(()) }
+        })
+    }
+
+    /// Write back all files and commit.
+    #[doc(alias = "sync_filesystem")]
+    pub fn sync(&mut self) -> Result<()> {
+        self.write_back_all()?;
+        self.commit(None)
+    }
+
+    fn write_back_all(&mut self) -> Result<()> {
+        let all: Vec<Ino> = self.inodes.keys().copied().collect();
+        for ino in all {
+            match self.write_back(ino, 0..u64::MAX) {
+                Err(e) if super::mount::is_full(&e) => {}
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Commit the running transaction without writing back first.
+    #[doc(alias = "ext4_force_commit")]
+    pub fn force_commit(&mut self) -> Result<()> {
+        self.commit(None)
+    }
+
+    /// So much is reserved that what is dirty has to go to the device. `i` is the file that is taken out.
+    pub(super) fn relieve(&mut self, i: &mut MemInode) -> Result<()> {
+        self.write_back_all()?;
+        match self.write_back_range(i, 0..u64::MAX) {
+            Err(e) if super::mount::is_full(&e) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Write back and drop a file's pages.
+    pub fn drop_caches(&mut self, ino: Ino) -> Result<()> {
+        self.on(ino, |m, i| {
+            m.write_back_range(i, 0..u64::MAX)?;
+            i.cache.drop_clean(0, u64::MAX);
+            Ok(())
+        })
+    }
+
+    /// Look up all of a file's blocks, as FIEMAP does: what is known of them is complete then.
+    #[doc(alias = "ext4_fiemap")]
+    pub fn look_up_all(&mut self, ino: Ino) -> Result<()> {
+        self.on(ino, |m, i| {
+            let mut at = 0;
+            while at < super::extent_status::MAX_BLOCKS {
+                at = m.query(i, at, super::extent_status::MAX_BLOCKS - at)?.end();
+            }
+            Ok(())
+        })
+    }
+
+    /// Forget what is cached of a file's extents, but for delayed ones.
+    #[doc(alias = "EXT4_IOC_CLEAR_ES_CACHE")]
+    pub fn clear_es(&mut self, ino: Ino) -> Result<()> {
+        self.on(ino, |_, i| {
+            i.dd.shrink();
+            Ok(())
+        })
+    }
+
+    /// The last handle on a file is closed: what was cut to nothing and written anew goes to the device, a file without a
+    /// name goes altogether.
+    #[doc(alias = "ext4_release_file")]
+    pub fn close(&mut self, ino: Ino) -> Result<()> {
+        self.release(ino)?;
+        if self.inodes.get(&ino).is_some_and(|i| i.unlinked) { self.evict(ino) } else { Ok(()) }
+    }
+
+    /// One of several handles on a file is closed.
+    pub fn release(&mut self, ino: Ino) -> Result<()> {
+        if !self.inodes.get(&ino).is_some_and(|i| i.flush_on_close) {
+            return Ok(());
+        }
+        self.on(ino, |m, i| {
+            i.flush_on_close = false;
+            m.flush_delayed(i)
+        })
+    }
+
+    /// Start writing back a file that holds reservations.
+    #[doc(alias = "ext4_alloc_da_blocks")]
+    pub(super) fn flush_delayed(&mut self, i: &mut MemInode) -> Result<()> {
+        if i.dd.reserved() == 0 { Ok(()) } else { self.write_back_range(i, 0..u64::MAX) }
+    }
+
+    /// Another file is about to lose its name to this one: what is reserved goes to the device first.
+    pub fn before_replace(&mut self, ino: Ino) -> Result<()> {
+        if !self.options.auto_da_alloc {
+            return Ok(());
+        }
+        self.on(ino, Self::flush_delayed)
+    }
+
+    /// The last name of a file has gone: it is on the orphan list until it is closed.
+    pub fn orphan(&mut self, ino: Ino) -> Result<()> {
+        self.on(ino, |m, i| {
+            i.unlinked = true;
+            i.o.set_links(0);
+            let head = m.fs.volume.superblock().last_orphan.get();
+            i.o.inode.update(|c| c.dtime.set(head));
+            m.edit(|e: &mut Edit<'_>| e.vol.store_superblock(e.store, |sb| sb.last_orphan.set(ino.0)))?;
+            m.store(i)
+        })
+    }
+
+    /// Let go of a file without a name: its pages, its reservations, its blocks and its number.
+    #[doc(alias = "ext4_evict_inode")]
+    fn evict(&mut self, ino: Ino) -> Result<()> {
+        let mut i = self.take(ino)?;
+        self.make_room(Some(&mut i))?;
+        self.leave_orphans(&i)?;
+        i.dd.remove(0..u32::MAX, &mut self.space);
+        let now = self.now;
+        let journalled = self.journals_data(&i);
+        self.edit(|e: &mut Edit<'_>| {
+            let had = journalled.then(|| e.vol.extents(i.o.owner())).transpose()?;
+            e.delete_inode(&mut i.o, now)?;
+            for x in had.unwrap_or_default() {
+                for n in 0..u64::from(x.len) {
+                    e.store.forget(x.pblk.saturating_add(n))?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Take a file off the orphan list.
+    #[doc(alias = "ext4_orphan_del")]
+    fn leave_orphans(&mut self, i: &MemInode) -> Result<()> {
+        let next = i.o.inode.core().dtime.get();
+        let mut at = Ino(self.fs.volume.superblock().last_orphan.get());
+        if at == i.o.ino {
+            return self.edit(|e: &mut Edit<'_>| e.vol.store_superblock(e.store, |sb| sb.last_orphan.set(next)));
+        }
+        // The list is as long as there are files without a name in memory.
+        for _ in 0..=self.inodes.len() {
+            let Some(before) = self.inodes.get_mut(&at) else { return Ok(()) };
+            let follows = Ino(before.o.inode.core().dtime.get());
+            if follows == i.o.ino {
+                before.o.inode.update(|c| c.dtime.set(next));
+                let mut o = before.o.clone();
+                return self.edit(|e| e.put(&mut o));
+            }
+            at = follows;
+        }
+        Ok(())
+    }
+
+    /// Take up what an operation on names did to a file's inode.
+    pub fn refresh(&mut self, ino: Ino) -> Result<()> {
+        let inode: Inode = self.fs.volume.inode(ino)?;
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.o = OpenInode { ino, inode };
+            i.sync_tid = Some(self.journal.running());
+        }
+        Ok(())
+    }
+
+    /// Unmount: everything is written back and committed, the journal is empty and the filesystem clean.
+    #[doc(alias = "ext4_put_super")]
+    pub fn unmount(mut self) -> Result<()> {
+        let gone: Vec<Ino> = self.inodes.values().filter(|i| i.unlinked).map(|i| i.o.ino).collect();
+        for ino in gone {
+            self.evict(ino)?;
+        }
+        self.sync()?;
+        self.journal.close()
+    }
+}

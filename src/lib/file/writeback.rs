@@ -1,0 +1,298 @@
+//! Writeback with buffer heads, and the end of its I/O. Kernel names: `ext4_do_writepages`, `mpage_map_and_submit_extent`,
+//! `ext4_end_io_end`. Positions in bytes, extents in logical blocks.
+//!
+//! Folios that need no mapping are written first. Then, extent by extent: the contiguous blocks that need one are gathered
+//! over folios, mapped in one go (the allocator may give less), the folios that are mapped all over are written, and
+//! `i_disksize` moves to the end of the last one. Blocks that were allocated unwritten are converted when their data is
+//! on the device.
+
+use std::ops::Range;
+
+use super::extent_status::EsStatus;
+use super::folio::{Buffer, PAGE, PAGE_BITS};
+use super::inode::MemInode;
+use super::map::Create;
+use super::mount::{Mount, is_full};
+use crate::error::Result;
+
+/// Most blocks of one extent.
+#[doc(alias = "MAX_WRITEPAGES_EXTENT_LEN")]
+const MAX_EXTENT: u32 = 2048;
+
+/// Blocks to be mapped together; they are all delayed, or all unwritten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Gathered {
+    lblk: u32,
+    len: u32,
+    delay: bool,
+    unwritten: bool,
+}
+
+/// A pass over dirty folios.
+#[doc(alias = "mpage_da_data")]
+struct Pass {
+    /// Where to go on.
+    pos: u64,
+    /// Last page.
+    last: u64,
+    /// Where the next folio must begin to be gathered with what is.
+    next_pos: u64,
+    /// Blocks may be mapped: a transaction is at hand.
+    may_map: bool,
+    /// Everything up to the end of the range or of the file has been looked at.
+    finished: bool,
+    map: Gathered,
+    /// Mapped unwritten in this round: to be converted.
+    convert: Vec<Range<u32>>,
+}
+
+impl Pass {
+    /// Whether the block can be part of what is gathered, or needs nothing while nothing is gathered.
+    #[doc(alias = "mpage_add_bh_to_extent")]
+    fn add(&mut self, lblk: u32, b: &Buffer) -> bool {
+        if !b.needs_mapping() {
+            return self.map.len == 0;
+        }
+        if self.map.len == 0 {
+            if !self.may_map {
+                return false;
+            }
+            self.map = Gathered { lblk, len: 1, delay: b.delay, unwritten: b.unwritten };
+            return true;
+        }
+        let more = self.map.len < MAX_EXTENT
+            && lblk == self.map.lblk + self.map.len
+            && (b.delay, b.unwritten) == (self.map.delay, self.map.unwritten);
+        self.map.len += u32::from(more);
+        more
+    }
+}
+
+impl Mount {
+    /// Write back the dirty folios that meet `range`.
+    #[doc(alias = "ext4_do_writepages")]
+    pub(super) fn write_pages(&mut self, i: &mut MemInode, range: Range<u64>) -> Result<()> {
+        if range.is_empty() || !i.cache.iter().any(|f| f.dirty) {
+            return Ok(());
+        }
+        if self.journals_data(i) {
+            return self.write_journalled(i);
+        }
+        let mut pass = Pass {
+            pos: range.start & !(PAGE - 1),
+            last: (range.end - 1) >> PAGE_BITS,
+            next_pos: 0,
+            may_map: false,
+            finished: false,
+            map: Gathered::default(),
+            convert: Vec::new(),
+        };
+        self.gather(i, &mut pass)?;
+        pass.may_map = true;
+        let mut commits = 0;
+        while !pass.finished {
+            self.make_room(Some(i))?;
+            pass.map = Gathered::default();
+            self.gather(i, &mut pass)?;
+            let mut done = Ok(());
+            if pass.map.len > 0 {
+                done = self.map_and_submit(i, &mut pass);
+            }
+            for r in std::mem::take(&mut pass.convert) {
+                self.convert(i, r.start, r.end.into(), false)?;
+            }
+            match done {
+                Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 => {
+                    commits += 1;
+                    self.commit(Some(i))?;
+                }
+                Err(e) if is_full(&e) => {
+                    // Nothing is left: what was promised cannot be kept. The data is lost, the reservation is not.
+                    let lost = pass.map;
+                    let bits = self.block_bits();
+                    let (from, to) = (u64::from(lost.lblk) << bits, u64::from(lost.lblk + lost.len) << bits);
+                    i.dd.remove(lost.lblk..lost.lblk + lost.len, &mut self.space);
+                    i.cache.truncate(from, to, i.size);
+                    i.lost = true;
+                    return Err(e);
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Data that goes through the journal is at home in it: a commit makes it durable.
+    fn write_journalled(&mut self, i: &mut MemInode) -> Result<()> {
+        if i.datasync_tid == Some(self.journal.running()) {
+            self.commit(Some(i))?;
+        }
+        for f in i.cache.iter_mut() {
+            f.dirty = false;
+            f.buffers.iter_mut().for_each(|b| b.dirty = false);
+        }
+        Ok(())
+    }
+
+    /// Write of `range` what needs no mapping; the rest stays dirty.
+    pub(super) fn write_mapped(&mut self, i: &mut MemInode, range: Range<u64>) -> Result<()> {
+        let (mut at, last) = (range.start >> PAGE_BITS, (range.end - 1) >> PAGE_BITS);
+        while let Some(index) = i.cache.next_dirty(at, last) {
+            let Some(f) = i.cache.find(index) else { break };
+            at = f.next_index();
+            if f.buffers.iter().any(Buffer::is_writable) {
+                self.submit(i, index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Walk dirty folios: write those that need no mapping while nothing is gathered, then gather what does.
+    #[doc(alias = "mpage_prepare_extent_to_map")]
+    fn gather(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
+        let mut at = pass.pos >> PAGE_BITS;
+        while let Some(index) = i.cache.next_dirty(at, pass.last) {
+            let Some(f) = i.cache.find(index) else { break };
+            let (pos, end) = (f.pos(), f.end());
+            if pass.map.len > 0 && pass.next_pos != pos {
+                return Ok(());
+            }
+            if pass.map.len == 0 {
+                pass.pos = pos;
+            }
+            pass.next_pos = end;
+            at = f.next_index();
+            if f.buffers.is_empty() {
+                if let Some(f) = i.cache.find_mut(index) {
+                    f.dirty = false;
+                }
+                continue;
+            }
+            if !self.look(i, pass, index, 0)? {
+                return Ok(());
+            }
+        }
+        pass.finished = true;
+        Ok(())
+    }
+
+    /// Look at the blocks of a folio from the `from`th on; `false` where gathering ends.
+    #[doc(alias = "mpage_process_page_bufs")]
+    fn look(&mut self, i: &mut MemInode, pass: &mut Pass, index: u64, from: usize) -> Result<bool> {
+        let bits = self.block_bits();
+        let blocks = self.block_up(i.size);
+        let Some(f) = i.cache.find(index) else { return Ok(true) };
+        let mut lblk = self.block_of(f.pos() + ((from as u64) << bits));
+        for b in f.buffers.get(from..).unwrap_or_default() {
+            if lblk >= blocks || !pass.add(lblk, b) {
+                if pass.map.len > 0 || !pass.may_map {
+                    return Ok(false);
+                }
+                break;
+            }
+            lblk += 1;
+        }
+        if pass.map.len == 0 {
+            self.submit(i, index)?;
+            pass.pos = i.cache.find(index).map_or(pass.pos, |f| f.end().max(pass.pos));
+        }
+        if lblk >= blocks {
+            pass.finished = true;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Map what is gathered, piece by piece, and write the folios that have no block left to map.
+    #[doc(alias = "mpage_map_and_submit_extent")]
+    fn map_and_submit(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
+        let unwritten = self.allocates_unwritten(i);
+        let mut progress = false;
+        let mut done = Ok(());
+        while pass.map.len > 0 {
+            let how = Create { unwritten, reserved: pass.map.delay, ..Create::default() };
+            match self.map_create(i, pass.map.lblk, pass.map.len, how) {
+                Ok(m) => {
+                    progress = true;
+                    if m.e.status == EsStatus::Unwritten {
+                        pass.convert.push(m.e.lblk.0..m.e.end());
+                    }
+                    self.submit_mapped(i, pass, m.e.lblk.0..m.e.end(), m.e.pblk.0)?;
+                }
+                Err(e) => {
+                    let again = is_full(&e) && progress && self.space.free.exact() > 0;
+                    done = if again { Ok(()) } else { Err(e) };
+                    break;
+                }
+            }
+        }
+        let end = pass.pos.min(i.size);
+        if self.grow_disksize(i, end) {
+            self.store(i)?;
+        }
+        done
+    }
+
+    /// The blocks `got` have places: tell the buffers, write full folios, and find what to map next in a folio that is not.
+    #[doc(alias = "mpage_map_and_submit_buffers")]
+    fn submit_mapped(&mut self, i: &mut MemInode, pass: &mut Pass, got: Range<u32>, first: u64) -> Result<()> {
+        let bits = self.block_bits();
+        // The allocator gave less: the rest is gathered anew.
+        pass.finished &= got.end >= pass.map.lblk + pass.map.len;
+        let last = (u64::from(got.end) << bits).div_ceil(PAGE);
+        let mut at = (u64::from(got.start) << bits) >> PAGE_BITS;
+        while at < last {
+            let Some(f) = i.cache.find_mut(at) else { break };
+            let (index, next, start) = (f.index, f.next_index(), (f.pos() >> bits) as u32);
+            let count = f.buffers.len() as u32;
+            for (n, b) in (start..).zip(&mut f.buffers).filter(|(n, _)| got.contains(n)) {
+                if b.delay {
+                    b.pblk = crate::units::Fsblk(first + u64::from(n - got.start));
+                }
+                (b.delay, b.unwritten) = (false, false);
+            }
+            at = next;
+            if start + count > got.end {
+                // Blocks of this folio lie behind what was mapped.
+                pass.map = Gathered::default();
+                self.look(i, pass, index, (got.end - start) as usize)?;
+                return Ok(());
+            }
+            self.submit(i, index)?;
+            pass.pos = pass.pos.max(next << PAGE_BITS);
+        }
+        pass.map = Gathered::default();
+        Ok(())
+    }
+
+    /// Write the blocks of a folio that have a place; the folio stays dirty where others do not.
+    #[doc(alias = "ext4_bio_write_folio")]
+    fn submit(&mut self, i: &mut MemInode, index: u64) -> Result<()> {
+        let block = self.block_size();
+        let size = i.size;
+        let Some(f) = i.cache.find_mut(index) else { return Ok(()) };
+        let len = f.size().min(size.saturating_sub(f.pos()));
+        f.data[len as usize..].fill(0);
+        let (mut keep, mut out) = (false, Vec::new());
+        for (n, b) in f.buffers.iter_mut().enumerate() {
+            let at = n as u64 * block;
+            if at >= len {
+                (b.dirty, b.uptodate) = (false, true);
+                continue;
+            }
+            if !b.is_writable() {
+                b.dirty &= b.mapped;
+                keep |= b.dirty;
+                continue;
+            }
+            b.dirty = false;
+            out.push((b.pblk, at as usize));
+        }
+        f.dirty = keep;
+        let writes: Vec<_> = out.into_iter().map(|(p, at)| (p, f.data[at..at + block as usize].to_vec())).collect();
+        for (pblk, bytes) in writes {
+            self.write_block(false, pblk, &bytes)?;
+        }
+        Ok(())
+    }
+}

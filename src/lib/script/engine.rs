@@ -1,0 +1,301 @@
+//! The engine: runs a script's operations on a mount, one record each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::content::{crc32, pattern};
+use super::parse::{Op, Script};
+use super::recovered::recovered;
+use super::state::{fs_state, state};
+use crate::device::BlockDevice;
+use crate::env::Timestamp;
+use crate::error::{Error, Result};
+use crate::file::{Mount, MountOptions, PathChoice};
+use crate::format::inode::TimeField;
+use crate::namei::{Attributes, Context, Namei, What};
+use crate::units::Ino;
+
+/// Bytes of a page: a store through a mapping is one page at a time.
+const PAGE: u64 = 4096;
+/// Most bytes that one operation reads or writes.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Where records go.
+pub type Emit<'e> = &'e mut dyn FnMut(&Value) -> Result<()>;
+
+/// How a script is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Which write path; [`PathChoice::Auto`] leaves it to the mount options.
+    pub path: PathChoice,
+    /// The time for everything that is stamped with "now".
+    pub now: Timestamp,
+    /// Check the invariants after each operation; a record says `violation` where one does not hold.
+    pub check: bool,
+}
+
+/// A script that is being run.
+#[derive(Debug)]
+struct Engine<'s> {
+    script: &'s Script,
+    mount: Mount,
+    names: Context,
+    /// Open files by name.
+    open: BTreeMap<String, Ino>,
+    /// What was shown of each last.
+    last: BTreeMap<String, Value>,
+    settings: Settings,
+}
+
+/// The name of an error, as a process would see it; `Err` for what is not the script's doing.
+fn errno(e: Error, mapped: bool) -> Result<&'static str> {
+    Ok(match e.bare() {
+        Error::NoSpace { .. } | Error::InvalidArgument { .. } if mapped => "SIGBUS",
+        Error::NoSpace { .. } => "ENOSPC",
+        Error::InvalidArgument { .. } => "EINVAL",
+        Error::NotFound { .. } => "ENOENT",
+        Error::IsDirectory { .. } => "EISDIR",
+        _ => return Err(e),
+    })
+}
+
+/// Run a script on the filesystem that `device` holds; `emit` gets one record per line.
+///
+/// # Errors
+/// What the device and the filesystem report beyond what a script can cause.
+pub fn run(script: &Script, device: &Arc<dyn BlockDevice>, settings: Settings, emit: Emit<'_>) -> Result<()> {
+    let mut options = MountOptions::parse(&script.head.mount)?;
+    if settings.path != PathChoice::Auto {
+        options.path = settings.path;
+    }
+    let mount = Mount::new(Arc::clone(device), options, settings.now)?;
+    let names = Context::new(mount.volume(), settings.now);
+    let mut engine = Engine { script, mount, names, open: BTreeMap::new(), last: BTreeMap::new(), settings };
+    emit(&engine.header())?;
+    for (n, (op, raw)) in script.ops.iter().enumerate() {
+        let record = engine.step(n, op, raw, device)?;
+        emit(&record)?;
+        if let Op::Shutdown { .. } = op {
+            drop(engine);
+            return emit(&json!({ "final": recovered(device, settings.now)? }));
+        }
+    }
+    let open: Vec<Ino> = engine.open.values().copied().collect();
+    for ino in open {
+        engine.mount.close(ino)?;
+    }
+    engine.mount.unmount()?;
+    emit(&json!({ "final": recovered(device, settings.now)? }))
+}
+
+impl Engine<'_> {
+    fn header(&self) -> Value {
+        let geo = self.mount.volume().geometry();
+        let mut script = self.script.raw.clone();
+        script["ops"] = Value::Null;
+        json!({ "header": {
+            "format": 1, "kernel": concat!("ext4kit ", env!("CARGO_PKG_VERSION")),
+            "cpus": self.mount.options().cpus, "block_size": geo.block_size,
+            "cluster_size": geo.block_size << geo.cluster_bits, "fs": fs_state(&self.mount), "script": script,
+        }})
+    }
+
+    fn step(&mut self, n: usize, op: &Op, raw: &Value, device: &Arc<dyn BlockDevice>) -> Result<Value> {
+        let (ret, errno) = match self.execute(op, device) {
+            Ok(ret) => (ret, Value::Null),
+            Err(e) => (Value::Null, errno(e, matches!(op, Op::MmapWrite { .. }))?.into()),
+        };
+        let mut record = json!({ "i": n, "op": raw, "ret": ret, "errno": errno });
+        if let Op::Shutdown { .. } = op {
+            return Ok(record);
+        }
+        if self.settings.check
+            && let Some(wrong) = self.mount.check_state()?
+        {
+            record["violation"] = wrong.into();
+        }
+        let (mut files, mut mapped) = (Map::new(), Vec::new());
+        let touched = [op.file(), if let Op::Rename { to, .. } = op { Some(to) } else { None }];
+        for (name, ino) in &self.open {
+            let Some(i) = self.mount.inode(*ino) else { continue };
+            let named = touched.contains(&Some(name.as_str()));
+            let fiemap = named && (matches!(op, Op::Fiemap { .. }) || self.script.head.fiemap);
+            let shown = state(&self.mount, i, fiemap)?;
+            let mut plain = shown.clone();
+            if let Some(o) = plain.as_object_mut() {
+                o.remove("fiemap");
+            }
+            if named || self.last.get(name) != Some(&plain) {
+                files.insert(name.clone(), shown);
+            }
+            self.last.insert(name.clone(), plain);
+            if fiemap {
+                mapped.push(*ino);
+            }
+        }
+        // Asking for the mapping makes what is known complete, which the next record shows.
+        for ino in mapped {
+            self.mount.look_up_all(ino)?;
+        }
+        record["fs"] = fs_state(&self.mount);
+        record["files"] = files.into();
+        Ok(record)
+    }
+
+    /// The open file called `name`; made where there is none.
+    fn fd(&mut self, name: &str) -> Result<Ino> {
+        if let Some(ino) = self.open.get(name) {
+            return Ok(*ino);
+        }
+        let ino = self.mount.with_edit(&mut self.names, |edit, names| {
+            let mut n = Namei::new(edit, names);
+            match n.lookup(Ino::ROOT, name.as_bytes())? {
+                Some(ino) => Ok(ino),
+                None => Ok(n.make(Ino::ROOT, name.as_bytes(), What::File, &Attributes::root(0o644))?.ino),
+            }
+        })?;
+        self.mount.load(ino)?;
+        self.open.insert(name.to_owned(), ino);
+        Ok(ino)
+    }
+
+    fn execute(&mut self, op: &Op, device: &Arc<dyn BlockDevice>) -> Result<Value> {
+        let ino = match op {
+            Op::Close { .. } | Op::Rename { .. } | Op::Unlink { keep: false, .. } => Ino(0),
+            _ => op.file().map_or(Ok(Ino(0)), |f| self.fd(f))?,
+        };
+        let m = &mut self.mount;
+        match op {
+            Op::Write { off, len, seed, .. } => return self.write(ino, *off, *len, *seed).map(Value::from),
+            Op::MmapWrite { off, len, seed, .. } => self.store(ino, *off, *len, *seed)?,
+            Op::DioWrite { off, len, seed, .. } => {
+                // Through a handle of its own, which is closed again.
+                let done = m.write_direct(ino, *off, &pattern(*seed, *off, bounded(*len)?));
+                m.release(ino)?;
+                return Ok(done?.into());
+            }
+            Op::Read { off, len, .. } => {
+                let data = m.read(ino, *off, bounded(*len)? as usize)?;
+                return Ok(json!({ "len": data.len(), "crc32": crc32(0, &data) }));
+            }
+            Op::Fallocate { off, len, mode, .. } => m.fallocate(ino, *off, *len, mode == "keep")?,
+            Op::Punch { off, len, .. } => m.punch(ino, *off, *len)?,
+            Op::ZeroRange { off, len, keep, .. } => m.zero_range(ino, *off, *len, *keep)?,
+            Op::Collapse { off, len, .. } => m.collapse(ino, *off, *len)?,
+            Op::Insert { off, len, .. } => m.insert(ino, *off, *len)?,
+            Op::Truncate { size, .. } => m.truncate(ino, *size)?,
+            Op::Writeback { off, len, .. } => {
+                let end = if *len == 0 { u64::MAX } else { off.saturating_add(*len) };
+                m.write_back(ino, *off..end)?;
+            }
+            Op::Fsync { .. } => m.fsync(ino, false)?,
+            Op::Fdatasync { .. } => m.fsync(ino, true)?,
+            Op::Fiemap { .. } => {}
+            Op::Close { file } => self.close(file)?,
+            Op::Unlink { file, keep } => self.unlink(file, *keep)?,
+            Op::Rename { file, to } => self.rename(file, to)?,
+            Op::DropCaches { .. } => m.drop_caches(ino)?,
+            Op::ClearEs { .. } => m.clear_es(ino)?,
+            Op::Sync {} => m.sync()?,
+            Op::Crash {} => return recovered(device, self.settings.now),
+            Op::Shutdown { mode } => match mode.as_deref() {
+                Some("default") => m.sync()?,
+                Some("logflush") => m.force_commit()?,
+                _ => {}
+            },
+        }
+        Ok(Value::Null)
+    }
+
+    /// One call per piece that the script's `write_chunk` cuts; a short one ends it.
+    fn write(&mut self, ino: Ino, off: u64, len: u64, seed: u64) -> Result<u64> {
+        let data = pattern(seed, off, bounded(len)?);
+        let end = off + len;
+        let chunk = if self.script.head.write_chunk == 0 { end.max(1) } else { self.script.head.write_chunk };
+        let mut at = off;
+        while at < end {
+            let stop = end.min((at / chunk + 1) * chunk);
+            match self.mount.write(ino, at, &data[(at - off) as usize..(stop - off) as usize]) {
+                Ok(n) => at += n as u64,
+                Err(e) if at > off && matches!(e.bare(), Error::NoSpace { .. }) => break,
+                Err(e) => return Err(e),
+            }
+            if at < stop {
+                break;
+            }
+        }
+        Ok(at - off)
+    }
+
+    fn store(&mut self, ino: Ino, off: u64, len: u64, seed: u64) -> Result<()> {
+        let data = pattern(seed, off, bounded(len)?);
+        let end = off + len;
+        let mut at = off;
+        while at < end {
+            let stop = end.min((at / PAGE + 1) * PAGE);
+            self.mount.store_mapped(ino, at, &data[(at - off) as usize..(stop - off) as usize])?;
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, name: &str) -> Result<()> {
+        self.last.remove(name);
+        match self.open.remove(name) {
+            Some(ino) => self.mount.close(ino),
+            None => Ok(()),
+        }
+    }
+
+    /// Take a name away; what it stood for becomes an orphan, and goes unless it is open.
+    fn unlink(&mut self, name: &str, keep: bool) -> Result<()> {
+        let now = self.settings.now;
+        let ino = self.mount.with_edit(&mut (), |mut e, ()| {
+            let mut dir = e.open(Ino::ROOT)?;
+            let ino = e.remove_entry(&mut dir, name.as_bytes())?;
+            let ino = ino.ok_or_else(|| Error::NotFound { path: name.as_bytes().to_vec() })?;
+            dir.inode.set_time(TimeField::Modify, now);
+            dir.inode.set_time(TimeField::Change, now);
+            e.put(&mut dir)?;
+            Ok(ino)
+        })?;
+        self.mount.orphan(ino)?;
+        if !self.open.values().any(|i| *i == ino) {
+            return self.mount.close(ino);
+        }
+        if keep { Ok(()) } else { self.close(name) }
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Result<()> {
+        let find = |e: &crate::volume::Edit<'_>, name: &str| {
+            let dir = e.open(Ino::ROOT)?;
+            e.vol.lookup(dir.owner(), name.as_bytes())
+        };
+        let (old, new) = self.mount.with_edit(&mut (), |e, ()| Ok((find(&e, from)?, find(&e, to)?)))?;
+        let ino = old.ok_or_else(|| Error::NotFound { path: from.as_bytes().to_vec() })?;
+        if let Some(gone) = new.filter(|n| *n != ino) {
+            self.mount.before_replace(ino)?;
+            self.unlink(to, true)?;
+            self.mount.load(gone)?;
+        }
+        self.mount.with_edit(&mut self.names, |edit, names| {
+            Namei::new(edit, names).rename(Ino::ROOT, from.as_bytes(), Ino::ROOT, to.as_bytes(), false)
+        })?;
+        self.mount.refresh(ino)?;
+        self.close(to)?;
+        self.last.remove(from);
+        if let Some(ino) = self.open.remove(from) {
+            self.open.insert(to.to_owned(), ino);
+        }
+        Ok(())
+    }
+}
+
+fn bounded(len: u64) -> Result<u64> {
+    if len <= MAX_BYTES {
+        return Ok(len);
+    }
+    Err(Error::InvalidArgument { name: "length", value: len.to_string(), allowed: "at most 1 GiB at a time" })
+}

@@ -1,0 +1,17 @@
+//! The engine for scripts of file operations in JSON: it makes the filesystem in memory, runs the operations through the write
+//! path ([`crate::file`]), and shows after each what the kernel would hold, in the format of recordings of the kernel.
+//!
+//! A script is parsed ([`Script`]), its filesystem made ([`make()`]), and run ([`run`]); each record is one JSON object. The crash
+//! operations look at what the device holds, recovered over an overlay ([`recovered()`]).
+
+mod content;
+mod engine;
+mod make;
+mod parse;
+mod recovered;
+mod state;
+
+pub use engine::{Emit, Settings, run};
+pub use make::make;
+pub use parse::{Head, Op, Script};
+pub use recovered::recovered;
