@@ -17,6 +17,15 @@ const DEEPEST: u16 = 16;
 /// Pointers of the block map that are direct.
 const DIRECT: usize = 12;
 
+/// Blocks of a file that are contiguous in both numbers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) lblk: u64,
+    pub(super) pblk: u64,
+    pub(super) len: u64,
+    pub(super) unwritten: bool,
+}
+
 /// What a walk over a map collects. Reused from inode to inode.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
@@ -34,8 +43,8 @@ pub(super) struct Claims {
     pub(super) first: Option<Fsblk>,
     /// The blocks are not one contiguous run.
     pub(super) fragmented: bool,
-    /// Where asked for: logical block, physical block, length of each run of data.
-    pub(super) map: Vec<(u64, u64, u64)>,
+    /// Where asked for: each run of data.
+    pub(super) map: Vec<Run>,
     /// Fill `map`.
     pub(super) keep_map: bool,
     /// Physical block before the next one.
@@ -46,6 +55,8 @@ pub(super) struct Claims {
     illegal: u32,
     /// Extent nodes that brought nothing new.
     stale: u32,
+    /// The inode is to be cleared: no more of it is looked at.
+    given_up: bool,
 }
 
 /// Pointers that lead nowhere, in one inode, that are reported one by one.
@@ -67,13 +78,13 @@ impl Claims {
         *self = Self { ranges, misplaced, map, keep_map: self.keep_map, ..Self::default() };
     }
 
-    fn mapped(&mut self, lblk: u64, block: u64, len: u64) {
+    fn mapped(&mut self, lblk: u64, pblk: u64, len: u64, unwritten: bool) {
         if !self.keep_map {
             return;
         }
         match self.map.last_mut() {
-            Some((l, p, n)) if *l + *n == lblk && *p + *n == block => *n += len,
-            _ => self.map.push((lblk, block, len)),
+            Some(r) if r.lblk + r.len == lblk && r.pblk + r.len == pblk && r.unwritten == unwritten => r.len += len,
+            _ => self.map.push(Run { lblk, pblk, len, unwritten }),
         }
     }
 
@@ -285,7 +296,7 @@ impl<J: Judge> Walk<'_, '_, J> {
         if judge && unwritten && self.is_dir() {
             self.raise(P::UninitDirBlock, block, lblk, len)?;
         }
-        self.take(block, lblk, len, judge)?;
+        self.take(block, lblk, len, judge, unwritten)?;
         if !unwritten && !self.is_dir() {
             self.out.last_written = Some(last);
         }
@@ -293,7 +304,7 @@ impl<J: Judge> Walk<'_, '_, J> {
     }
 
     /// Count and claim a run of data blocks.
-    fn take(&mut self, block: u64, lblk: u64, len: u64, judge: bool) -> Result<(), Stop> {
+    fn take(&mut self, block: u64, lblk: u64, len: u64, judge: bool, unwritten: bool) -> Result<(), Stop> {
         let out = &mut *self.out;
         if out.previous != 0 && out.previous + 1 != block {
             out.fragmented = true;
@@ -324,7 +335,7 @@ impl<J: Judge> Walk<'_, '_, J> {
                 out.clusters += end - first;
             }
         }
-        self.out.mapped(lblk, block, len);
+        self.out.mapped(lblk, block, len, unwritten);
         self.out.last = Some(lblk + len - 1);
         self.out.previous = block + len - 1;
         Ok(())
@@ -368,7 +379,11 @@ impl<J: Judge> Walk<'_, '_, J> {
 
     fn illegal(&mut self, problem: P, block: u64, lblk: u64) -> Result<(), Stop> {
         self.out.illegal += 1;
-        if self.out.illegal <= MAX_REPORTED {
+        if self.out.illegal == MAX_REPORTED {
+            let answer = self.judge.raise(Finding::inode(P::TooManyBadBlocks, self.v.ino))?;
+            self.out.given_up |= answer;
+        }
+        if self.out.illegal < MAX_REPORTED {
             self.raise(problem, block, lblk, 1)?;
         }
         Ok(())
@@ -376,7 +391,8 @@ impl<J: Judge> Walk<'_, '_, J> {
 
     /// Whether a map leads in circles, or everywhere: a bound on what hostile pointers cost.
     fn is_hopeless(&self) -> bool {
-        self.out.illegal > MAX_ILLEGAL
+        self.out.given_up
+            || self.out.illegal > MAX_ILLEGAL
             || self.out.stale > MAX_STALE
             || self.out.clusters > 2 * self.ctx.geo.blocks_count
             || self.out.ranges.len() > MAX_RANGES
@@ -419,7 +435,7 @@ impl<J: Judge> Walk<'_, '_, J> {
             self.raise(P::MisalignedCluster, block, lblk, 1)?;
             self.out.misplaced.push((block, 1));
         }
-        self.out.mapped(lblk, block, 1);
+        self.out.mapped(lblk, block, 1, false);
         self.out.last = Some(lblk);
         self.out.previous = block;
         Ok(())

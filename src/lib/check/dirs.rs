@@ -1,6 +1,8 @@
 //! Pass 2 for one directory: its blocks, entries and index.
 
-use super::blocks::{Claims, Walk};
+use std::collections::BTreeSet;
+
+use super::blocks::{Claims, Run, Walk};
 use super::index::{Index, Kind, MAX_BLOCKS};
 use super::inode::{device_is_sound, has_block_map, symlink_is_sound};
 use super::names::NameSet;
@@ -32,8 +34,28 @@ pub(super) struct Scratch {
     pub(super) refs: Vec<Ino>,
     /// Directories that entries other than `.` and `..` name.
     pub(super) children: Vec<Ino>,
+    /// The same, once they are many.
+    child_set: BTreeSet<Ino>,
     /// Where `..` leads; 0 where there is none.
     pub(super) dotdot: Ino,
+}
+
+/// Children up to which looking through them is as fast as a set.
+const FEW: usize = 64;
+
+impl Scratch {
+    fn has_child(&self, ino: Ino) -> bool {
+        if self.children.len() <= FEW { self.children.contains(&ino) } else { self.child_set.contains(&ino) }
+    }
+
+    fn push_child(&mut self, ino: Ino) {
+        self.children.push(ino);
+        if self.children.len() == FEW + 1 {
+            self.child_set.extend(self.children.iter().copied());
+        } else if self.children.len() > FEW {
+            self.child_set.insert(ino);
+        }
+    }
 }
 
 /// How this directory's blocks are read.
@@ -65,6 +87,9 @@ struct Entry<'a> {
     file_type: u8,
     /// 0 for `.`, 1 for `..`, 2 for all others.
     state: u8,
+    /// Where it is: logical block, and byte in it.
+    lblk: u64,
+    at: usize,
 }
 
 impl<J: Judge> DirCheck<'_, '_, J> {
@@ -73,7 +98,11 @@ impl<J: Judge> DirCheck<'_, '_, J> {
     }
 
     fn entry_finding(&self, p: P, e: &Entry<'_>) -> Finding {
-        self.finding(p).name(e.name).target(e.ino)
+        self.place(p, e).name(e.name).target(e.ino)
+    }
+
+    fn place(&self, p: P, e: &Entry<'_>) -> Finding {
+        self.finding(p).lblk(e.lblk).offset(e.at as u64)
     }
 
     fn shape(&self) -> Shape {
@@ -95,6 +124,7 @@ impl<J: Judge> DirCheck<'_, '_, J> {
     pub(super) fn run(&mut self) -> Result<(), Stop> {
         self.out.refs.clear();
         self.out.children.clear();
+        self.out.child_set.clear();
         self.out.dotdot = Ino(0);
         let shape = self.shape();
         if self.v.has(InodeFlags::INLINE_DATA) && self.ctx.geo.features.incompat.contains(Incompat::INLINE_DATA) {
@@ -131,7 +161,7 @@ impl<J: Judge> DirCheck<'_, '_, J> {
         if claims.map.is_empty() && !self.v.has(InodeFlags::EXTENTS) && !holes_allowed {
             self.judge.raise(self.finding(P::DirectoryHole).lblk(0))?;
         }
-        for &(lblk, pblk, len) in &claims.map {
+        for &Run { lblk, pblk, len, .. } in &claims.map {
             if lblk > next && !holes_allowed {
                 self.judge.raise(self.finding(P::DirectoryHole).lblk(next))?;
             }
@@ -227,12 +257,12 @@ impl<J: Judge> DirCheck<'_, '_, J> {
         let dotdot = Ino(le32(&area, 0));
         let shape = Shape { indexed: false, ..shape };
         self.out.names.clear();
-        self.entry(shape, &Entry { ino: v.ino, name: b".", file_type, state: 0 }, 0)?;
+        self.entry(shape, &Entry { ino: v.ino, name: b".", file_type, state: 0, lblk: 0, at: 0 }, 0)?;
         if dotdot.0 == 0 {
             self.judge.raise(self.finding(P::MissingDotDot))?;
         } else {
             self.out.dotdot = dotdot;
-            self.entry(shape, &Entry { ino: dotdot, name: b"..", file_type, state: 1 }, 0)?;
+            self.entry(shape, &Entry { ino: dotdot, name: b"..", file_type, state: 1, lblk: 0, at: 0 }, 0)?;
         }
         self.entries(shape, &area, 0, 2, 4)?;
         if !more.is_empty() {
@@ -266,6 +296,8 @@ impl<J: Judge> DirCheck<'_, '_, J> {
                 name: bytes.get(at + HEADER..at + HEADER + name_len).unwrap_or_default(),
                 file_type: bytes.get(at + 7).copied().unwrap_or_default(),
                 state,
+                lblk,
+                at,
             };
             match state {
                 0 => self.dot(&e, rec_len, bytes.get(at + HEADER + 1))?,
@@ -299,28 +331,28 @@ impl<J: Judge> DirCheck<'_, '_, J> {
 
     fn dot(&mut self, e: &Entry<'_>, rec_len: usize, after: Option<&u8>) -> Result<(), Stop> {
         if e.ino.0 == 0 {
-            self.judge.raise(self.finding(P::MissingDot))?;
+            self.judge.raise(self.place(P::MissingDot, e))?;
         } else if e.name != b"." {
             self.judge.raise(self.entry_finding(P::FirstNotDot, e))?;
         } else if after.is_some_and(|b| *b != 0) {
-            self.judge.raise(self.finding(P::DotNullTerm))?;
+            self.judge.raise(self.place(P::DotNullTerm, e))?;
         }
         if e.ino != self.v.ino {
-            self.judge.raise(self.finding(P::BadInodeDot).target(e.ino))?;
+            self.judge.raise(self.place(P::BadInodeDot, e).target(e.ino))?;
         }
         if rec_len > 24 {
-            self.judge.raise(self.finding(P::SplitDot).num(rec_len as u64))?;
+            self.judge.raise(self.place(P::SplitDot, e).num(rec_len as u64))?;
         }
         Ok(())
     }
 
     fn dotdot(&mut self, e: &Entry<'_>, after: Option<&u8>) -> Result<(), Stop> {
         if e.ino.0 == 0 {
-            self.judge.raise(self.finding(P::MissingDotDot))?;
+            self.judge.raise(self.place(P::MissingDotDot, e))?;
         } else if e.name != b".." {
             self.judge.raise(self.entry_finding(P::SecondNotDotDot, e))?;
         } else if after.is_some_and(|b| *b != 0) {
-            self.judge.raise(self.finding(P::DotDotNullTerm))?;
+            self.judge.raise(self.place(P::DotDotNullTerm, e))?;
         } else {
             self.out.dotdot = e.ino;
         }
@@ -442,11 +474,11 @@ impl<J: Judge> DirCheck<'_, '_, J> {
 
     /// An entry for a directory: nobody else may have one.
     fn child(&mut self, e: &Entry<'_>) -> Result<(), Stop> {
-        let again = self.out.children.contains(&e.ino);
+        let again = self.out.has_child(e.ino);
         if e.ino != Ino::ROOT && (again || (self.parent_of)(e.ino).is_some()) {
             self.judge.raise(self.entry_finding(P::LinkDir, e))?;
         } else {
-            self.out.children.push(e.ino);
+            self.out.push_child(e.ino);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::clerk::Clerk;
 use super::inode::{Check, Harvest};
-use super::pass1::{Piece, bits, each_slot, pieces};
+use super::pass1::{Found, Piece, bits, each_slot, pieces};
 use super::problem::{Pass, Problem as P};
 use super::report::Finding;
 use super::state::{Ctx, Deaf, note};
@@ -18,18 +18,19 @@ use crate::units::{Fsblk, Ino};
 const MAX_PAIRS: usize = 1 << 20;
 
 /// An inode that claims shared clusters: which.
-struct Sharer {
-    ino: Ino,
-    clusters: Vec<std::ops::Range<u64>>,
+#[derive(Debug)]
+pub(super) struct Sharer {
+    pub(super) ino: Ino,
+    pub(super) clusters: Vec<std::ops::Range<u64>>,
     metadata: bool,
 }
 
-pub(super) fn run(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<()> {
+pub(super) fn run(ctx: &Ctx<'_>, found: &mut Found, clerk: &mut Clerk<'_>) -> Result<()> {
     if ctx.dup.is_empty() {
         return Ok(());
     }
     clerk.pass(Pass::P1B);
-    let found: Vec<Vec<Sharer>> = ctx.pool.install(|| {
+    let lists: Vec<Vec<Sharer>> = ctx.pool.install(|| {
         pieces(ctx)
             .par_iter()
             .map_init(<(Harvest, Vec<u8>)>::default, |(h, buf), piece| {
@@ -38,7 +39,7 @@ pub(super) fn run(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<()> {
             })
             .collect::<Result<_>>()
     })?;
-    let all: Vec<Sharer> = found.into_iter().flatten().collect();
+    let all: Vec<Sharer> = lists.into_iter().flatten().collect();
     for s in &all {
         for r in &s.clusters {
             let (first, last) = (ctx.bit_block(r.start), Fsblk(ctx.bit_block(r.end).0 - 1));
@@ -56,6 +57,7 @@ pub(super) fn run(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<()> {
             clerk.report(Finding::inode(P::ShareMetadata, s.ino));
         }
     }
+    found.sharers = all;
     Ok(())
 }
 

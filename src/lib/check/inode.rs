@@ -1,5 +1,7 @@
 //! Pass 1 for one inode: mode, flags, times, size, block map, attributes. The order of tests is e2fsck's.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::blocks::{self, Claims, Walk, extent_header};
 use super::problem::Problem as P;
 use super::report::Finding;
@@ -108,7 +110,11 @@ impl<J: Judge> Check<'_, '_, J> {
         if self.deletion()? == Next::Done {
             return Ok(());
         }
-        self.flags()?;
+        if self.flags()? == Next::Done {
+            // It is read in another way when that is mended.
+            self.ctx.unread.store(true, Relaxed);
+            return Ok(());
+        }
         if self.v.ino == Ino::BAD {
             return self.bad_blocks_inode(bad_checksum);
         }
@@ -152,8 +158,9 @@ impl<J: Judge> Check<'_, '_, J> {
     }
 
     /// Flags that contradict each other or the features.
-    fn flags(&mut self) -> Result<(), Stop> {
+    fn flags(&mut self) -> Result<Next, Stop> {
         let (v, has) = (self.v, self.has());
+        let mut changes = false;
         if v.has(InodeFlags::CASEFOLD) {
             if !v.is(FileType::Directory) {
                 self.raise(P::CasefoldNonDir)?;
@@ -164,7 +171,7 @@ impl<J: Judge> Check<'_, '_, J> {
         }
         let tree = extent_header(v.area()).is_some();
         if v.flags().contains(InodeFlags::INLINE_DATA | InodeFlags::EXTENTS) && (has.extents || has.inline) {
-            self.inline_and_extents(tree)?;
+            changes |= self.inline_and_extents(tree)?;
         }
         if v.has(InodeFlags::INLINE_DATA) && !self.is_reserved() {
             let data = xattrs::in_body(v, xattr::INDEX_SYSTEM, b"data");
@@ -172,22 +179,22 @@ impl<J: Judge> Check<'_, '_, J> {
             match (has.inline, data.is_some()) {
                 (true, true) => {}
                 (true, false) => {
-                    self.raise(P::InlineDataNoAttr)?;
+                    changes |= self.raise(P::InlineDataNoAttr)?;
                 }
                 (false, true) => {
-                    self.raise(P::InlineDataFeature)?;
+                    changes |= self.raise(P::InlineDataFeature)?;
                 }
                 (false, false) => {
-                    self.raise(P::InlineDataSet)?;
+                    changes |= self.raise(P::InlineDataSet)?;
                 }
             }
         }
         if v.has(InodeFlags::EXTENTS) && !has.extents {
-            self.raise(if tree { P::ExtentFeature } else { P::ExtentsSet })?;
+            changes |= self.raise(if tree { P::ExtentFeature } else { P::ExtentsSet })?;
         }
         let mapped = matches!(v.file_type(), Some(FileType::Regular | FileType::Directory));
         if has.extents && !v.has(InodeFlags::EXTENTS) && v.links() != 0 && mapped && tree {
-            self.raise(P::UnsetExtentFlag)?;
+            changes |= self.raise(P::UnsetExtentFlag)?;
         }
         if v.has(InodeFlags::EA_INODE) && v.links() != 0 && (v.ino == Ino::ROOT || !self.is_reserved()) {
             if !has.ea_inode {
@@ -196,15 +203,14 @@ impl<J: Judge> Check<'_, '_, J> {
                 self.raise(P::EaInodeNonReg)?;
             }
         }
-        Ok(())
+        Ok(if changes { Next::Done } else { Next::Go })
     }
 
     /// Both flags, of which only one can be meant.
-    fn inline_and_extents(&mut self, tree: bool) -> Result<(), Stop> {
+    fn inline_and_extents(&mut self, tree: bool) -> Result<bool, Stop> {
         let v = self.v;
         if self.is_special_type() {
-            self.raise(P::SpecialExtentsInline)?;
-            return Ok(());
+            return self.raise(P::SpecialExtentsInline);
         }
         let room = v.raw.len().saturating_sub(GOOD_OLD_SIZE + usize::from(v.extra_isize()));
         let could_be_map = (0..15).all(|i| u64::from(v.pointer(i)) < self.ctx.geo.blocks_count);
@@ -217,7 +223,7 @@ impl<J: Judge> Check<'_, '_, J> {
         } else {
             P::ClearExtentInlineInode
         };
-        self.raise(problem).map(|_| ())
+        self.raise(problem)
     }
 
     fn is_special_type(&self) -> bool {

@@ -222,7 +222,7 @@ fn round(
     }
     let mut found = pass1::run(&mut ctx, clerk)?;
     mend!(Some(&found));
-    dup::run(&ctx, clerk)?;
+    dup::run(&ctx, &mut found, clerk)?;
     mend!(Some(&found));
     pass2::run(&mut ctx, &mut found, clerk)?;
     mend!(Some(&found));

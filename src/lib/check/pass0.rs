@@ -5,6 +5,7 @@ use super::clerk::Clerk;
 use super::inode::HURD;
 use super::open::allowed_range;
 use super::problem::Problem as P;
+use super::repair::relocate::{Part, part_of};
 use super::report::Finding;
 use super::state::Ctx;
 use crate::error::Result;
@@ -20,7 +21,8 @@ pub(super) fn run(ctx: &mut Ctx<'_>, opts: &CheckOptions, clerk: &mut Clerk<'_>)
     times(ctx, opts, clerk);
     quota_inodes(ctx, clerk);
     for group in ctx.geo.all_groups() {
-        descriptor(ctx, group, clerk)?;
+        let lost = descriptor(ctx, group, clerk)?;
+        ctx.lost.extend(lost.into_iter().map(|p| (group, p)));
     }
     if clerk.fatal {
         return Ok(false);
@@ -106,7 +108,9 @@ fn quota_inodes(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     }
 }
 
-fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<()> {
+/// Check one descriptor; what of its group gets another place.
+fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<Vec<Part>> {
+    let mut lost = Vec::new();
     let geo = ctx.geo;
     let raw = ctx.vol.raw_group(group)?;
     let desc = GroupDesc::decode(raw)?;
@@ -119,13 +123,16 @@ fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<()> 
     ];
     for (problem, at, len) in parts {
         if outside(at, len) {
-            clerk.report(Finding::group(problem, group).block(at));
+            let yes = clerk.report(Finding::group(problem, group).block(at));
+            lost.extend(part_of(problem).map(|p| p.0).filter(|_| yes));
+            // A table that is nowhere cannot be looked at, and repairs without it would lose what it names.
+            clerk.fatal |= clerk.repairs() && !yes && problem == P::InodeTableNotInGroup;
         }
     }
     let flags = desc.bg_flags();
     let lazy = flags.intersects(BgFlags::BLOCK_UNINIT | BgFlags::INODE_UNINIT) || desc.itable_unused() != 0;
     if ctx.from_backup {
-        return Ok(());
+        return Ok(lost);
     }
     if let Some(want) = desc.computed_checksum(ctx.csums, group, geo.desc_size, raw)
         && want != desc.checksum.get()
@@ -136,7 +143,7 @@ fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<()> 
         if lazy {
             clerk.report(Finding::group(P::GroupDescUninit, group));
         }
-        return Ok(());
+        return Ok(lost);
     }
     if group.0 + 1 == geo.groups && flags.contains(BgFlags::BLOCK_UNINIT) {
         clerk.report(Finding::group(P::BlockBitmapUninitLast, group));
@@ -145,7 +152,7 @@ fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<()> 
     if unused > desc.free_inodes() || unused > geo.inodes_per_group {
         clerk.report(Finding::group(P::GroupDescItableUnused, group).num(unused));
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// Mark superblocks, descriptors, bitmaps and inode tables; report where they are on top of each other.
@@ -165,7 +172,7 @@ fn mark_metadata(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<()> {
             (P::InodeBitmapConflict, desc.inode_bitmap(), 1),
         ];
         for (problem, at, len) in parts {
-            if at.0 < geo.first_data_block {
+            if at.0 < geo.first_data_block || part_of(problem).is_some_and(|(p, _)| ctx.lost.contains(&(g, p))) {
                 continue;
             }
             let r = blocks(at, len);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::clerk::Clerk;
+use super::dup::Sharer;
 use super::inode::{Check, Harvest};
 use super::problem::{Pass, Problem as P};
 use super::quota::Usage;
@@ -41,6 +42,8 @@ pub(super) struct Found {
     /// Inodes where the harvest was not what it should be, and was taken by the clerk.
     pub(super) large_files: bool,
     pub(super) large_dirs: bool,
+    /// Who claims blocks that others claim too.
+    pub(super) sharers: Vec<Sharer>,
 }
 
 /// What one worker collects from its piece.
@@ -245,10 +248,28 @@ fn clerk_inode(
     let slot = ctx.vol.raw_inode(ino)?;
     let Some(v) = View::new(ino, slot.as_bytes()) else { return Ok(()) };
     let csums_matter = !View::is_blank(slot.as_bytes());
+    if csums_matter && ino.0 >= ctx.geo.first_ino && v.bad_checksum(ctx.csums).is_some() && is_among_garbage(ctx, ino) {
+        clerk.report(Finding::inode(P::InodeGarbage, ino));
+        return Ok(());
+    }
     // The clerk never stops.
     let _ = Check { ctx, judge: clerk, v: &v, out: h }.run_if(csums_matter);
     total.apply(ctx, &v, h, quota);
     Ok(())
+}
+
+/// Whether most inodes of a block of the table have wrong checksums: the block is something else.
+#[doc(alias = "check_inode_block_sanity")]
+fn is_among_garbage(ctx: &Ctx<'_>, ino: Ino) -> bool {
+    let per = ctx.geo.block_size / u32::from(ctx.geo.inode_size);
+    let Ok((_, index)) = ctx.geo.inode_place(ino) else { return false };
+    let first = ino.0 - index % per;
+    let bad = (first..first + per).filter(|n| {
+        let Ok(slot) = ctx.vol.raw_inode(Ino(*n)) else { return false };
+        let blank = View::is_blank(slot.as_bytes());
+        !blank && View::new(Ino(*n), slot.as_bytes()).is_some_and(|v| v.bad_checksum(ctx.csums).is_some())
+    });
+    bad.count() * 2 > per as usize
 }
 
 /// What is known only when all inodes were looked at: attribute blocks and who refers to what.
@@ -293,6 +314,7 @@ fn finish(ctx: &mut Ctx<'_>, mut total: Batch, clerk: &mut Clerk<'_>) -> Found {
         usage: total.usage,
         large_files: total.large_files,
         large_dirs: total.large_dirs,
+        sharers: Vec::new(),
     }
 }
 

@@ -11,7 +11,10 @@ use crate::error::Result;
 use crate::format::features::RoCompat;
 use crate::format::inode::{FileType, InodeFlags};
 use crate::units::Ino;
+use crate::volume::Owner;
 
+/// Where a repair puts what has no name.
+const LOST_FOUND: &[u8] = b"lost+found";
 /// Most links that a directory counts.
 #[doc(alias = "EXT4_LINK_MAX")]
 const LINK_MAX: u64 = 65000;
@@ -37,6 +40,9 @@ pub(super) fn connectivity(ctx: &Ctx<'_>, found: &mut Found, clerk: &mut Clerk<'
     if let Some(d) = found.dirs.get_mut(root) {
         d.parent = Ino::ROOT;
     }
+    if clerk.repairs() {
+        lost_found(ctx, clerk);
+    }
     let mut state = vec![State::Unknown; found.dirs.len()];
     if let Some(s) = state.get_mut(root) {
         *s = State::Reached;
@@ -52,6 +58,20 @@ pub(super) fn connectivity(ctx: &Ctx<'_>, found: &mut Found, clerk: &mut Clerk<'
         } else if d.parent.0 != 0 && d.dotdot.0 == 0 {
             clerk.report(Finding::inode(P::BadDotDot, d.ino).target(Ino(0)).want(d.parent.0));
         }
+    }
+}
+
+/// A repair wants a place for what has no name, before it knows whether there is any such thing.
+fn lost_found(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
+    let Ok(root) = ctx.vol.raw_inode(Ino::ROOT) else { return };
+    match ctx.vol.lookup(Owner { ino: Ino::ROOT, inode: &root }, LOST_FOUND) {
+        Ok(None) => {
+            clerk.report(Finding::fs(P::NoLostFound));
+        }
+        Ok(Some(ino)) if ctx.note(ino) & note::TYPE != note::DIRECTORY => {
+            clerk.report(Finding::fs(P::LostFoundNotDir));
+        }
+        Ok(Some(_)) | Err(_) => {}
     }
 }
 

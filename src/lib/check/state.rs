@@ -5,7 +5,11 @@
 //! order, with the same code: it reports, asks, and goes on. So the order of findings does not depend on threads, and
 //! what is sound (nearly everything) is looked at once, in parallel, with nothing allocated.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
+
 use super::bits::{Bits, Bytes, Counts};
+use super::repair::relocate::Part;
 use super::report::{Finding, Summary};
 use crate::error::Result;
 use crate::format::csum::Checksums;
@@ -78,6 +82,10 @@ pub(super) struct Ctx<'a> {
     pub(super) geo: &'a Geometry,
     pub(super) csums: Checksums,
     pub(super) progress: &'a dyn Progress,
+    /// Parts of groups that are not where they could be, and that get another place: there is nothing to look at.
+    pub(super) lost: BTreeSet<(Group, Part)>,
+    /// There are inodes whose blocks are not known: they are read in another way when their flags are mended.
+    pub(super) unread: AtomicBool,
     /// The descriptors are a backup's: what they say of unused parts is out of date.
     pub(super) from_backup: bool,
     /// Where the parallel parts run.
@@ -115,6 +123,8 @@ impl<'a> Ctx<'a> {
             geo,
             csums: geo.checksums,
             progress,
+            lost: BTreeSet::new(),
+            unread: AtomicBool::new(false),
             from_backup: false,
             pool,
             now,
@@ -149,6 +159,9 @@ impl<'a> Ctx<'a> {
     /// How many inodes at the start of a group's table may be in use.
     pub(super) fn inodes_to_scan(&self, group: Group) -> u32 {
         let Ok(desc) = self.vol.group(group) else { return 0 };
+        if self.lost.contains(&(group, Part::InodeTable)) {
+            return 0;
+        }
         if self.from_backup {
             return self.geo.inodes_per_group;
         }

@@ -77,7 +77,7 @@ problems! {
     ResizeInodeInvalid P0 48 0x000030 Recreate Stop [harmless] "the resize inode is not as the reserved descriptor blocks ask for: {what}";
     FutureLastMount P0 49 0x000031 Fix Fix [harmless] "the last mount ({num}) is in the future (now is {want})";
     FutureLastWrite P0 50 0x000032 Fix Fix [harmless] "the last write ({num}) is in the future (now is {want})";
-    HurdClearFiletype P0 52 0x000034 Clear Fix [harmless] "the filesystem belongs to the Hurd, which knows no types in directory entries, but has the filetype feature";
+    HurdClearFiletype P0 52 0x000034 Clear Stop [harmless] "the filesystem belongs to the Hurd, which knows no types in directory entries, but has the filetype feature";
     GroupDescCsum P0 53 0x000035 Fix Fix [harmless] "checksum of group descriptor {group} is {hex}, its bytes give {wanthex}";
     GroupDescUninit P0 54 0x000036 Fix Fix [harmless] "group descriptor {group} is marked uninitialised, which the features do not allow";
     GroupDescItableUnused P0 56 0x000038 Fix Fix [harmless] "group descriptor {group} counts {num} unused inodes, more than there are";
@@ -114,6 +114,7 @@ problems! {
     BadISize P1 12 0x01000c Fix Fix [] "inode {ino}: size is {num}, should be {want}";
     BadIBlocks P1 13 0x01000d Fix Fix [] "inode {ino}: block count is {num}, should be {want}";
     IllegalBlockNum P1 14 0x01000e Clear Stop [] "inode {ino}: logical block {lblk} is mapped to {block}, outside the filesystem";
+    TooManyBadBlocks P1 17 0x010011 ClearInode Stop [harmless] "inode {ino} has many pointers that lead nowhere";
     BadBlockIllegalNum P1 18 0x010012 Clear Stop [] "the list of bad blocks holds {block}, outside the filesystem";
     BadInodeMetaBlock P1 21 0x010015 Clear Stop [] "the list of bad blocks is kept in the bad block {block}";
     BadPrimarySuper P1 25 0x010019 Clear Stop [] "the primary superblock ({block}) is on the list of bad blocks";
@@ -163,6 +164,7 @@ problems! {
     QuotaInodeNotClear P1 99 0x010063 Clear Fix [] "quota inode {ino} is not in use, but holds data";
     InvalidBadInode P1 101 0x010065 Clear Stop [] "the inode of bad blocks does not look like one";
     ExtentLengthZero P1 102 0x010066 Clear Stop [] "inode {ino}: extent at {lblk} (block {block}) has no length";
+    InodeGarbage P1 103 0x010067 ClearInode Stop [] "inode {ino} is in a block of the table that holds something else";
     InodeOnlyCsumInvalid P1 104 0x010068 Fix Fix [] "inode {ino}: checksum is {hex}, its bytes give {wanthex}";
     InodeEaCollision P1 105 0x010069 Clear Stop [] "inode {ino}: attributes in the inode overlap";
     ExtentOnlyCsumInvalid P1 106 0x01006a Fix Stop [] "inode {ino}: checksum of the extent node in block {block} (from {lblk}) does not match";
@@ -239,17 +241,17 @@ problems! {
     InvalidSymlink P2 49 0x020031 Clear Stop [] "inode {ino} is an impossible symbolic link";
     FileAclBad P2 50 0x020032 Clear Stop [] "inode {ino}: the attribute block {block} is outside the filesystem";
     FeatureLargeFiles P2 51 0x020033 Fix Fix [] "there are files above 2 GiB, but no large_file feature";
-    HtreeNotRef P2 52 0x020034 Nothing Stop [] "directory {ino}: logical block {lblk} is not in the index";
-    HtreeDupRef P2 53 0x020035 Nothing Stop [] "directory {ino}: logical block {lblk} is in the index twice";
-    HtreeMinHash P2 54 0x020036 Nothing Stop [] "directory {ino}: logical block {lblk} holds hashes below what the index says";
-    HtreeMaxHash P2 55 0x020037 Nothing Stop [] "directory {ino}: logical block {lblk} holds hashes above what the index says";
+    HtreeNotRef P2 52 0x020034 ClearIndex Stop [] "directory {ino}: logical block {lblk} is not in the index";
+    HtreeDupRef P2 53 0x020035 ClearIndex Stop [] "directory {ino}: logical block {lblk} is in the index twice";
+    HtreeMinHash P2 54 0x020036 ClearIndex Stop [] "directory {ino}: logical block {lblk} holds hashes below what the index says";
+    HtreeMaxHash P2 55 0x020037 ClearIndex Stop [] "directory {ino}: logical block {lblk} holds hashes above what the index says";
     FeatureLargeDirs P2 57 0x020039 Fix Fix [] "there are directories above 2 GiB or of three levels, but no large_dir feature";
     HtreeBadBlock P2 58 0x02003a ClearIndex Stop [] "directory {ino}: the index names logical block {num}, which the directory does not have";
     HtreeBadRootNode P2 60 0x02003c ClearIndex Fix [] "directory {ino}: the root of the index is not valid";
     HtreeBadLimit P2 61 0x02003d ClearIndex Fix [] "directory {ino}: index node {lblk} says it has room for {num} entries";
     HtreeBadCount P2 62 0x02003e ClearIndex Fix [] "directory {ino}: index node {lblk} counts {num} entries, more than fit";
     HtreeHashOrder P2 63 0x02003f ClearIndex Fix [] "directory {ino}: index node {lblk} is not in order of hashes";
-    HtreeBadDepth P2 64 0x020040 Nothing Stop [] "directory {ino}: logical block {lblk} is at depth {num} of the index, should be at {want}";
+    HtreeBadDepth P2 64 0x020040 ClearIndex Stop [] "directory {ino}: logical block {lblk} is at depth {num} of the index, should be at {want}";
     ReportDupDirent P2 67 0x020043 Rename Stop [] "directory {ino}: {name} is there twice";
     BlocksHiNonzero P2 68 0x020044 Clear Stop [] "inode {ino}: the high part of the block count is {num}, should be 0";
     InoRefUninit P2 70 0x020046 Fix Fix [] "directory {ino}: {name} names inode {target} in group {group}, which is marked as without inodes";
@@ -265,7 +267,9 @@ problems! {
     BadEncodedName P2 83 0x020053 Fix Stop [] "directory {ino}: {name} is not valid UTF-8";
     NoRootInode P3 1 0x030001 Recreate Stop [] "there is no root directory";
     UnconnectedDir P3 3 0x030003 Connect Stop [] "directory {ino} cannot be reached from the root (its .. is {target})";
+    NoLostFound P3 4 0x030004 Recreate Fix [harmless] "there is no lost+found";
     BadDotDot P3 5 0x030005 Fix Stop [] "directory {ino}: .. is inode {target}, should be {want}";
+    LostFoundNotDir P3 23 0x030017 Clear Stop [harmless] "lost+found is not a directory";
     ZeroLenInode P4 1 0x040001 Clear Fix [harmless] "file {ino} has no name and no content";
     UnattachedInode P4 2 0x040002 Connect Stop [] "inode {ino} has no name";
     BadRefCount P4 3 0x040003 Fix Fix [] "inode {ino}: link count is {num}, should be {want}";

@@ -289,10 +289,10 @@ fn contents<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, at: Fsblk, byt
             let value = bytes.get(e.offs..e.offs + size).unwrap_or_default();
             if !hash_is(&e, value) {
                 let want = xattr::entry_hash(e.name, value, false);
-                judge.raise(Finding::inode(P::AttrHash, v.ino).num(e.hash).want(want))?;
+                judge.raise(of(P::AttrHash).num(e.hash).want(want))?;
             }
         } else if let Err(f) = value_inode(ctx, v, &e) {
-            judge.raise(*f)?;
+            judge.raise(f.block(at))?;
         }
         pos = next;
     }

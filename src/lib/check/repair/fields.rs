@@ -3,6 +3,7 @@
 
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
+use super::super::state::Ctx;
 use super::journal::superblock;
 use super::work::{Work, raw};
 use crate::error::Result;
@@ -214,6 +215,14 @@ fn make_resize_inode(work: &mut Work<'_, '_>) -> Result<()> {
         edit.put(&mut OpenInode { ino: Ino::RESIZE, inode })
     })?;
     Ok(())
+}
+
+/// Whether the resize inode has no block of its own that could be used.
+pub(super) fn lacks_resize_block(ctx: &Ctx<'_>) -> bool {
+    let Ok(inode) = ctx.vol.raw_inode(Ino::RESIZE) else { return true };
+    let area = inode.block_area();
+    let at = Fsblk(area.get(52..56).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap_or_default())).into());
+    !ctx.geo.has_block(at) || ctx.meta.get(at.0)
 }
 
 fn resize_block(edit: &mut Edit<'_>, goal: Fsblk) -> Result<Fsblk> {

@@ -15,14 +15,25 @@
 //! backup is written over it, the superblock itself last ([`superblock`]).
 
 mod bitmaps;
+mod connect;
+mod dirs;
+mod dup;
 mod fields;
+mod inode;
 mod journal;
+mod map;
+mod quota;
 mod recovery;
+mod rehash;
+pub(super) mod relocate;
+mod renew;
+mod salvage;
 mod superblock;
 mod work;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::clerk::{Answers, Clerk};
 use super::open::Opened;
@@ -57,6 +68,8 @@ pub struct Repaired {
     pub left: Outcome,
     /// Repairs made.
     pub fixed: u64,
+    /// The filesystem did not count as valid, and does now.
+    pub revived: bool,
     /// The check stopped at a problem that is not for preening.
     pub stopped: bool,
     /// What was recovered from the journal.
@@ -78,7 +91,7 @@ pub fn repair<'a>(
     let mut clerk = Clerk::answered(sink, answers, can_mend);
     let mut check = options.check.clone();
     let mut recovered = recover::Report::default();
-    let hands = Hands { dev, options, wants_journal: Cell::new(false) };
+    let hands = Hands { dev, options, wants_journal: Cell::new(false), deferred: RefCell::default() };
     for n in 0.. {
         if n >= MAX_ROUNDS {
             clerk.only_report();
@@ -89,30 +102,48 @@ pub fn repair<'a>(
             continue;
         }
         recovery::recover(dev, options, &mut recovered)?;
+        if options.journal_only && hands.prepare(&check, &mut clerk, progress, &pool)? {
+            continue;
+        }
         // Where the journal had to be mended, the rest is doubtful as well.
         if options.journal_only && clerk.fixed == 0 {
             let aborted = clerk.fatal || clerk.errors > 0;
             let left = super::outcome(&clerk, aborted, None, Summary::default());
-            return Ok(Repaired { left, fixed: clerk.fixed, stopped: clerk.stopped, recovered });
+            return Ok(Repaired { left, revived: false, fixed: clerk.fixed, stopped: clerk.stopped, recovered });
         }
         clerk.begin_round();
         match super::round(dev, &check, &mut clerk, progress, &pool, Some(&hands))? {
             Round::Again => check.superblock = None,
             Round::Over(left) => {
-                superblock::settle(&hands, &left, &clerk)?;
-                return Ok(Repaired { left, fixed: clerk.fixed, stopped: clerk.stopped, recovered });
+                if hands.wants_journal.take() && left.errors == 0 && !left.aborted && renew::journal(&hands)? {
+                    continue;
+                }
+                // A damaged log says so in another way.
+                let revived = superblock::settle(&hands, &left, &clerk)? && recovered.journal.damage.is_none();
+                return Ok(Repaired { left, revived, fixed: clerk.fixed, stopped: clerk.stopped, recovered });
             }
         }
     }
     // The last round reports only, and is over.
     let left = super::outcome(&clerk, true, Some(Reason::Problems), Summary::default());
-    Ok(Repaired { left, fixed: clerk.fixed, stopped: true, recovered })
+    Ok(Repaired { left, revived: false, fixed: clerk.fixed, stopped: true, recovered })
 }
 
 /// Whether there is a way to mend it.
 fn can_mend(f: &Finding) -> bool {
     [journal::MENDS, fields::MENDS, &[P::OpenFailed, P::CheckDescFailed]].iter().any(|m| m.contains(&f.problem))
-        || bitmaps::mends(f.problem)
+        || [bitmaps::mends, inode::mends, dirs::mends, connect::mends, quota::mends, relocate::mends]
+            .iter()
+            .any(|m| m(f.problem))
+        || f.problem == P::DupFile
+}
+
+/// Whether mending it takes blocks.
+fn needs_space(ctx: &Ctx<'_>, f: &Finding) -> bool {
+    match f.problem {
+        P::ResizeInodeInvalid => fields::lacks_resize_block(ctx),
+        p => relocate::mends(p),
+    }
 }
 
 /// How a round goes on.
@@ -131,6 +162,8 @@ pub(super) struct Hands<'h> {
     options: &'h RepairOptions,
     /// The journal was given up: the filesystem gets a new one when all else is right.
     wants_journal: Cell<bool>,
+    /// Repairs that need space, found before pass 1.
+    deferred: RefCell<Vec<Finding>>,
 }
 
 impl Hands<'_> {
@@ -167,25 +200,70 @@ impl Hands<'_> {
         if clerk.stopped {
             return Ok(Next::Stop);
         }
-        if clerk.accepted.is_empty() {
-            return Ok(Next::GoOn);
-        }
-        let accepted = std::mem::take(&mut clerk.accepted);
-        // The log may be written only where nobody else claims its blocks.
-        let sound = found.is_some() && ctx.dup.is_empty();
-        let mut work = Work::new(self.dev, self.options, ctx, sound, found.is_some())?;
-        for f in &accepted {
-            if journal::MENDS.contains(&f.problem) {
-                journal::mend(self, &mut work, f)?;
-            } else if fields::MENDS.contains(&f.problem) {
-                fields::mend(&mut work, f)?;
+        let mut accepted = std::mem::take(&mut clerk.accepted);
+        if found.is_none() {
+            // What needs space waits until pass 1 knows where there is some.
+            let (later, now): (Vec<_>, Vec<_>) = accepted.into_iter().partition(|f| needs_space(ctx, f));
+            self.deferred.borrow_mut().extend(later);
+            accepted = now;
+        } else {
+            let later = self.deferred.take();
+            if !later.is_empty() {
+                // What else this round found may come from what is not where it should be.
+                accepted = later;
             }
         }
-        let bits: Vec<&Finding> = accepted.iter().filter(|f| bitmaps::mends(f.problem)).collect();
-        if !bits.is_empty() {
-            bitmaps::mend(&mut work, &bits)?;
+        if accepted.is_empty() {
+            return Ok(Next::GoOn);
+        }
+        if found.is_none() {
+            self.deferred.borrow_mut().clear();
+        }
+        // The log may be written only where nobody else claims its blocks.
+        let sound = found.is_some() && ctx.dup.is_empty();
+        let scanned = found.is_some() && !ctx.unread.load(Relaxed);
+        let mut work = Work::new(self.dev, self.options, ctx, sound && scanned, scanned)?;
+        let done = self.mend_all(&mut work, found, &accepted);
+        match done {
+            // What could not be mended is found again.
+            Err(e) if !work::is_passable(&e) => return Err(e),
+            _ => {}
         }
         work.finish()?;
         Ok(Next::Again)
+    }
+
+    fn mend_all(&self, work: &mut Work<'_, '_>, found: Option<&Found>, accepted: &[Finding]) -> Result<()> {
+        for f in accepted {
+            if journal::MENDS.contains(&f.problem) {
+                journal::mend(self, work, f)?;
+            } else if fields::MENDS.contains(&f.problem) {
+                fields::mend(work, f)?;
+            }
+        }
+        if accepted.iter().any(|f| matches!(f.problem, P::ExtentFeature | P::InlineDataFeature)) {
+            // With the feature, maps are read in another way: all else is looked at again.
+            return Ok(());
+        }
+        for f in accepted.iter().filter(|f| relocate::mends(f.problem)) {
+            relocate::mend(work, f)?;
+        }
+        let of = |mends: fn(P) -> bool| accepted.iter().filter(|f| mends(f.problem)).collect::<Vec<&Finding>>();
+        inode::mend(work, &of(inode::mends))?;
+        if let Some(found) = found {
+            dup::mend(work, &found.sharers, &of(|p| p == P::DupFile))?;
+        }
+        dirs::mend(work, &of(dirs::mends))?;
+        connect::mend(work, &of(|p| connect::mends(p) || p == P::ZeroLenInode))?;
+        let bits = of(bitmaps::mends);
+        if !bits.is_empty() {
+            bitmaps::mend(work, &bits)?;
+        }
+        if let Some(found) = found {
+            for f in of(quota::mends) {
+                quota::mend(work, found, f)?;
+            }
+        }
+        Ok(())
     }
 }

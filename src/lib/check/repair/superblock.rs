@@ -47,16 +47,17 @@ pub(super) fn restore(dev: &Arc<dyn BlockDevice>, vol: &Volume) -> Result<()> {
     dev.flush()
 }
 
-/// Note in the superblock that the filesystem was checked, and whether it is valid. Where no full check was made, nothing is
-/// noted.
-pub(super) fn settle(hands: &Hands<'_>, left: &Outcome, clerk: &Clerk<'_>) -> Result<()> {
+/// Note in the superblock that the filesystem was checked, and whether it is valid; whether it was not and
+/// now is. Where no full check was made, nothing is noted.
+pub(super) fn settle(hands: &Hands<'_>, left: &Outcome, clerk: &Clerk<'_>) -> Result<bool> {
     if !left.opened || left.aborted || left.reason.is_none() || !clerk.repairs() {
-        return Ok(());
+        return Ok(false);
     }
     let now = hands.options.check.now;
     let write = JournalOptions::new(Arc::new(FixedClock(now)));
     let mut journal = direct::open_regardless(&Volume::open(Arc::clone(hands.dev), &as_it_is())?, write)?;
     let mut vol = Volume::open(journal.view(), &as_it_is())?;
+    let was = vol.superblock().state_flags().contains(State::VALID);
     let mut handle = journal.start(1)?;
     vol.store_superblock(&mut handle, |sb| {
         let mut state = sb.state_flags();
@@ -73,7 +74,9 @@ pub(super) fn settle(hands: &Hands<'_>, left: &Outcome, clerk: &Clerk<'_>) -> Re
         sb.mnt_count.set(0);
         sb.set_check_time(now);
     })?;
-    journal.close()
+    let is = vol.superblock().state_flags().contains(State::VALID);
+    journal.close()?;
+    Ok(is && !was)
 }
 
 /// What was recorded about errors is dealt with.

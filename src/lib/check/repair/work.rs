@@ -14,6 +14,7 @@ use crate::device::BlockDevice;
 use crate::env::{FixedClock, Timestamp};
 use crate::error::{Error, Result};
 use crate::format::features::{Compat, Incompat};
+use crate::format::superblock::State;
 use crate::journal::{Handle, Journal, JournalOptions, direct};
 use crate::units::{Fsblk, Group, Ino};
 use crate::volume::edit::modify_block;
@@ -236,7 +237,14 @@ impl<'w, 'c> Work<'w, 'c> {
     }
 
     /// Everything to the device.
-    pub(super) fn finish(self) -> Result<()> {
+    ///
+    /// Until the check is over the filesystem does not count as valid.
+    pub(super) fn finish(mut self) -> Result<()> {
+        if self.vol.superblock().state_flags().contains(State::VALID) {
+            self.step(|edit| {
+                edit.vol.store_superblock(edit.store, |sb| sb.state = (sb.state_flags() - State::VALID).bits().into())
+            })?;
+        }
         self.journal.close()
     }
 }
@@ -257,7 +265,7 @@ pub(super) fn as_it_is() -> OpenOptions {
 }
 
 /// Whether an error ends one repair only.
-fn is_passable(e: &Error) -> bool {
+pub(super) fn is_passable(e: &Error) -> bool {
     e.is_corruption()
         || matches!(
             e,

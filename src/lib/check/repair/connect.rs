@@ -1,0 +1,143 @@
+//! Passes 3 and 4: the root and lost+found made anew, what has no name put into lost+found, `..` pointed to the parent.
+
+use std::collections::BTreeSet;
+
+use super::super::problem::Problem as P;
+use super::super::report::Finding;
+use super::work::{Work, raw};
+use crate::env::Timestamp;
+use crate::error::{Error, Result};
+use crate::format::inode::{FileType, Inode, TimeField};
+use crate::units::Ino;
+use crate::volume::{Edit, NewInode, OpenInode};
+
+/// Name of the directory for lost files.
+pub(in super::super) const LOST_FOUND: &[u8] = b"lost+found";
+
+const MENDS: &[P] =
+    &[P::NoRootInode, P::NoLostFound, P::LostFoundNotDir, P::UnconnectedDir, P::BadDotDot, P::UnattachedInode];
+
+pub(super) fn mends(p: P) -> bool {
+    MENDS.contains(&p)
+}
+
+pub(super) fn mend(work: &mut Work<'_, '_>, accepted: &[&Finding]) -> Result<()> {
+    let of = |p: P| accepted.iter().filter(move |f| f.problem == p);
+    if of(P::NoRootInode).next().is_some() {
+        // All else hangs on it.
+        return make_root(work);
+    }
+    if of(P::LostFoundNotDir).next().is_some() {
+        work.step(|edit| {
+            let mut root = raw(edit.vol, Ino::ROOT)?;
+            edit.remove_entry(&mut root, LOST_FOUND)?;
+            edit.put(&mut root)
+        })?;
+    }
+    for f in of(P::BadDotDot) {
+        if let (Some(ino), Some(want)) = (f.place.ino, f.args.want) {
+            work.step(|edit| {
+                let mut dir = raw(edit.vol, ino)?;
+                edit.set_parent(&mut dir, Ino(want as u32))?;
+                edit.put(&mut dir)
+            })?;
+        }
+    }
+    let cleared: BTreeSet<Ino> = of(P::ZeroLenInode).filter_map(|f| f.place.ino).collect();
+    let lost: Vec<Ino> = of(P::UnconnectedDir)
+        .chain(of(P::UnattachedInode))
+        .filter_map(|f| f.place.ino)
+        .filter(|i| !cleared.contains(i))
+        .collect();
+    if lost.is_empty() && accepted.iter().all(|f| !matches!(f.problem, P::NoLostFound | P::LostFoundNotDir)) {
+        return Ok(());
+    }
+    let home = lost_found(work)?;
+    for ino in lost {
+        attach(work, home, ino)?;
+    }
+    Ok(())
+}
+
+fn make_root(work: &mut Work<'_, '_>) -> Result<()> {
+    let now = work.now;
+    work.step(|edit| {
+        let mut inode = Inode::empty(edit.vol.geometry().inode_size);
+        let old = raw(edit.vol, Ino::ROOT)?;
+        let template = raw(edit.vol, Ino::ROOT)?.inode.core().generation;
+        inode.update(|c| {
+            if usize::from(edit.vol.geometry().inode_size) > crate::format::inode::GOOD_OLD_SIZE {
+                c.extra_isize.set(32.min(edit.vol.geometry().inode_size - 128));
+            }
+            c.mode.set(FileType::Directory.mode_bits() | 0o755);
+            c.generation = template;
+        });
+        stamp_times(&mut inode, now);
+        let mut root = OpenInode { ino: old.ino, inode };
+        edit.init_map(&mut root);
+        edit.init_dir(&mut root, Ino::ROOT)?;
+        edit.put(&mut root)
+    })?;
+    Ok(())
+}
+
+fn stamp_times(inode: &mut Inode, now: Timestamp) {
+    for t in [TimeField::Access, TimeField::Change, TimeField::Modify, TimeField::Create] {
+        inode.set_time(t, now);
+    }
+}
+
+/// lost+found, made where there is none; the root where there is no room for it.
+fn lost_found(work: &mut Work<'_, '_>) -> Result<Ino> {
+    let now = work.now;
+    let made = work.step(|edit| {
+        let mut root = raw(edit.vol, Ino::ROOT)?;
+        if let Some(ino) = edit.vol.lookup(root.owner(), LOST_FOUND)? {
+            return Ok(ino);
+        }
+        let new = NewInode {
+            kind: FileType::Directory,
+            permissions: 0o700,
+            uid: 0,
+            gid: 0,
+            when: now,
+            generation: 0,
+            name: LOST_FOUND,
+        };
+        let mut dir = edit.new_inode(&root, &new)?;
+        edit.init_dir(&mut dir, Ino::ROOT)?;
+        edit.put(&mut dir)?;
+        edit.add_entry(&mut root, LOST_FOUND, dir.ino, FileType::Directory)?;
+        edit.add_link(&mut root)?;
+        edit.put(&mut root)?;
+        Ok(dir.ino)
+    })?;
+    Ok(made.unwrap_or(Ino::ROOT))
+}
+
+/// Give an inode the name `#number` in `home`; a directory's `..` leads there. Link counts are pass 4's.
+#[doc(alias = "e2fsck_reconnect_file")]
+fn attach(work: &mut Work<'_, '_>, home: Ino, ino: Ino) -> Result<()> {
+    let done = work.step(|edit| attach_to(edit, home, ino))?;
+    if done.is_none() && home != Ino::ROOT {
+        work.step(|edit| attach_to(edit, Ino::ROOT, ino))?;
+    }
+    Ok(())
+}
+
+fn attach_to(edit: &mut Edit<'_>, home: Ino, ino: Ino) -> Result<()> {
+    let mut dir = raw(edit.vol, home)?;
+    let mut o = raw(edit.vol, ino)?;
+    let kind = o.inode.file_type().ok_or(Error::NotDirectory { path: Vec::new() })?;
+    let mut name = format!("#{}", ino.0).into_bytes();
+    while edit.vol.lookup(dir.owner(), &name)?.is_some() {
+        name.push(b'~');
+    }
+    edit.add_entry(&mut dir, &name, ino, kind)?;
+    edit.put(&mut dir)?;
+    if kind == FileType::Directory {
+        edit.set_parent(&mut o, home)?;
+        edit.put(&mut o)?;
+    }
+    Ok(())
+}
