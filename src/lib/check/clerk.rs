@@ -121,7 +121,6 @@ impl<'a> Clerk<'a> {
             self.sink.finding(&finding, yes);
         }
         if yes {
-            self.fixed += 1;
             self.accepted.push(finding);
         }
         yes
@@ -137,9 +136,8 @@ impl<'a> Clerk<'a> {
     /// Whether to repair it. What was tried in vain, and what was refused, is left alone.
     fn answer(&mut self, finding: &Finding) -> bool {
         let row = finding.problem.row();
-        let place =
-            format!("{:?} {:?} {:?} {:?}", finding.problem, finding.place, finding.args.target, finding.args.name);
-        if self.refused.contains(&place) {
+        let place = place_of(finding);
+        if self.refused.contains(&place) || self.tries.get(&place).is_some_and(|n| *n >= MAX_TRIES) {
             return false;
         }
         let able = row.ask != Ask::Nothing && (self.can_mend)(finding);
@@ -158,12 +156,22 @@ impl<'a> Clerk<'a> {
         };
         if !yes {
             self.refused.insert(place);
-            return false;
         }
-        let tries = self.tries.entry(place).or_default();
-        *tries += 1;
-        *tries <= MAX_TRIES
+        yes
     }
+
+    /// These are being repaired.
+    pub(super) fn tried(&mut self, findings: &[Finding]) {
+        self.fixed += findings.len() as u64;
+        for f in findings {
+            *self.tries.entry(place_of(f)).or_default() += 1;
+        }
+    }
+}
+
+/// What a repair is recognised by when it is tried again.
+fn place_of(f: &Finding) -> String {
+    format!("{:?} {:?} {:?} {:?}", f.problem, f.place, f.args.target, f.args.name)
 }
 
 impl Judge for Clerk<'_> {

@@ -173,9 +173,9 @@ impl<J: Judge> Check<'_, '_, J> {
         if v.flags().contains(InodeFlags::INLINE_DATA | InodeFlags::EXTENTS) && (has.extents || has.inline) {
             changes |= self.inline_and_extents(tree)?;
         }
+        let data = v.has(InodeFlags::INLINE_DATA).then(|| xattrs::in_body(v, xattr::INDEX_SYSTEM, b"data")).flatten();
+        self.out.inline_size = data.map(|d| BLOCK_LEN as u64 + d.len() as u64);
         if v.has(InodeFlags::INLINE_DATA) && !self.is_reserved() {
-            let data = xattrs::in_body(v, xattr::INDEX_SYSTEM, b"data");
-            self.out.inline_size = data.map(|d| BLOCK_LEN as u64 + d.len() as u64);
             match (has.inline, data.is_some()) {
                 (true, true) => {}
                 (true, false) => {

@@ -6,10 +6,11 @@ use super::pass2::find;
 use super::problem::{Pass, Problem as P};
 use super::report::Finding;
 use super::state::{Ctx, Dir, note};
-use super::view::View;
+use super::view::{View, le32};
 use crate::error::Result;
 use crate::format::features::RoCompat;
 use crate::format::inode::{FileType, InodeFlags};
+use crate::format::xattr;
 use crate::units::Ino;
 use crate::volume::Owner;
 
@@ -165,7 +166,9 @@ fn one(ctx: &Ctx<'_>, found: &Found, ino: Ino, n: u8, clerk: &mut Clerk<'_>) -> 
         }
     }
     if names == 0 {
-        let empty = matches!(v.file_type(), Some(FileType::Regular | FileType::Directory)) && v.blocks_raw() == 0;
+        let empty = matches!(v.file_type(), Some(FileType::Regular | FileType::Directory))
+            && v.blocks_raw() == 0
+            && le32(v.attribute_area(), 0) != xattr::MAGIC;
         if empty {
             clerk.report(Finding::inode(P::ZeroLenInode, ino));
         }

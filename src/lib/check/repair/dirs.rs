@@ -252,6 +252,16 @@ fn split_dot(b: &mut [u8], at: usize, size: usize) {
         return;
     }
     set_rec_len(b, at, DOT, size);
+    // What is there may be `..` and all that follows it.
+    let next = rec_len(b, at + DOT, size);
+    if b.get(at + DOT + 6) == Some(&2)
+        && b.get(at + DOT + HEADER..at + DOT + HEADER + 2) == Some(b"..")
+        && next >= DOT
+        && next.is_multiple_of(4)
+        && at + DOT + next <= b.len()
+    {
+        return;
+    }
     put(b, at + DOT, &[0; HEADER]);
     set_rec_len(b, at + DOT, rest, size);
 }

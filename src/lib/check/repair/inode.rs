@@ -140,7 +140,9 @@ fn owner(f: &Finding) -> Ino {
 
 fn one(work: &mut Work<'_, '_>, ino: Ino, all: &[&Finding]) -> Result<()> {
     let has = |list: &[P]| all.iter().any(|f| list.contains(&f.problem));
-    if has(BLANKS) {
+    // Reserved inodes count as in use whatever they say: nothing of them may stay.
+    let reserved = ino != Ino::ROOT && ino.0 < work.ctx.geo.first_ino;
+    if has(BLANKS) || (reserved && has(ENDS)) {
         return blank(work, ino);
     }
     if has(ENDS) {

@@ -138,6 +138,11 @@ fn can_mend(f: &Finding) -> bool {
         || f.problem == P::DupFile
 }
 
+/// Whether mending it gives the filesystem a feature that its inodes have.
+const fn is_feature(p: P) -> bool {
+    matches!(p, P::ExtentFeature | P::InlineDataFeature)
+}
+
 /// Whether mending it takes blocks.
 fn needs_space(ctx: &Ctx<'_>, f: &Finding) -> bool {
     match f.problem {
@@ -192,6 +197,8 @@ impl Hands<'_> {
             return Ok(false);
         }
         superblock::restore(self.dev, &opened.vol)?;
+        let done = std::mem::take(&mut clerk.accepted);
+        clerk.tried(&done);
         Ok(true)
     }
 
@@ -207,10 +214,13 @@ impl Hands<'_> {
             self.deferred.borrow_mut().extend(later);
             accepted = now;
         } else {
-            let later = self.deferred.take();
-            if !later.is_empty() {
+            let (places, others): (Vec<_>, Vec<_>) =
+                self.deferred.take().into_iter().partition(|f| relocate::mends(f.problem));
+            if !places.is_empty() {
                 // What else this round found may come from what is not where it should be.
-                accepted = later;
+                accepted = places;
+            } else if accepted.is_empty() {
+                accepted = others;
             }
         }
         if accepted.is_empty() {
@@ -221,6 +231,11 @@ impl Hands<'_> {
         }
         // The log may be written only where nobody else claims its blocks.
         let sound = found.is_some() && ctx.dup.is_empty();
+        if accepted.iter().any(|f| is_feature(f.problem)) {
+            // With the feature, maps are read in another way: all else is looked at again.
+            accepted.retain(|f| is_feature(f.problem));
+        }
+        clerk.tried(&accepted);
         let scanned = found.is_some() && !ctx.unread.load(Relaxed);
         let mut work = Work::new(self.dev, self.options, ctx, sound && scanned, scanned)?;
         let done = self.mend_all(&mut work, found, &accepted);
@@ -240,10 +255,6 @@ impl Hands<'_> {
             } else if fields::MENDS.contains(&f.problem) {
                 fields::mend(work, f)?;
             }
-        }
-        if accepted.iter().any(|f| matches!(f.problem, P::ExtentFeature | P::InlineDataFeature)) {
-            // With the feature, maps are read in another way: all else is looked at again.
-            return Ok(());
         }
         for f in accepted.iter().filter(|f| relocate::mends(f.problem)) {
             relocate::mend(work, f)?;
