@@ -198,7 +198,8 @@ fn host_xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .filter(|name| !name.is_empty())
         .map(|name| {
             let mut value = vec![0u8; 65536];
-            let n = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
+            let n = rustix::fs::lgetxattr(path, name, &mut value[..]);
+            let n = n.unwrap_or_else(|e| panic!("{}: {}: {e}", path.display(), String::from_utf8_lossy(name)));
             value.truncate(n);
             (name.to_vec(), value)
         })

@@ -123,3 +123,99 @@ fn large_files_and_many_links_are_noted() {
     assert!(matches!(rig.op(|n| n.parent_of(b"/a/..")), Err(Error::InvalidArgument { .. })));
     assert!(matches!(rig.op(|n| n.parent_of(b"/f/x")), Err(Error::NotDirectory { .. })));
 }
+
+/// Whether long tests are asked for.
+fn is_long_run() -> bool {
+    let long = std::env::var_os("EXT4KIT_MODEL_OPS").is_some();
+    if !long {
+        eprintln!("skipped: a long test, for which EXT4KIT_MODEL_OPS is set");
+    }
+    long
+}
+
+#[test]
+fn directories_with_more_links_than_can_be_counted() {
+    if !is_long_run() {
+        return;
+    }
+    let dir_name = |n: u32| format!("{n:05}").into_bytes();
+    let make = |rig: &mut Rig, dir: Ino, n: u32| {
+        if n.is_multiple_of(300) {
+            rig.commit();
+        }
+        rig.op(|namei| namei.make(dir, &dir_name(n), What::Directory, &Attributes::root(0o755)))
+    };
+    for options in ["-t ext4 -b 1024 -I 128 -N 66000", "-t ext3 -b 1024 -I 128 -N 66000 -O dir_index,^dir_nlink"] {
+        let Some(mut rig) = Rig::new(options, "140M") else { return };
+        let top = rig.op(|n| n.make(Ino::ROOT, b"top", What::Directory, &Attributes::root(0o755))).unwrap().ino;
+        let links = |rig: &Rig| rig.fs.volume.inode(top).unwrap().core().links_count.get();
+        for n in 0..64_998 {
+            make(&mut rig, top, n).unwrap();
+        }
+        assert_eq!(links(&rig), 65_000);
+        if options.contains("ext3") {
+            let refused = make(&mut rig, top, 64_999);
+            assert!(matches!(refused, Err(Error::NoSpace { what: "links", .. })), "{refused:?}");
+            rig.discard();
+            rig.check();
+            continue;
+        }
+        for n in 64_998..65_100 {
+            make(&mut rig, top, n).unwrap();
+            assert_eq!(links(&rig), 1);
+        }
+        rig.check();
+        // Names still move in and out; the count is not known again.
+        rig.op(|n| n.rename(top, &dir_name(7), Ino::ROOT, b"out", false)).unwrap();
+        rig.op(|n| n.rename(Ino::ROOT, b"out", top, &dir_name(8), false)).unwrap();
+        for n in 10..60 {
+            rig.op(|namei| namei.rmdir(top, &dir_name(n))).unwrap();
+        }
+        assert_eq!(links(&rig), 1);
+        rig.check();
+        assert_eq!(
+            rig.fs.volume.read_dir(Owner { ino: top, inode: &rig.fs.volume.inode(top).unwrap() }).unwrap().len(),
+            65_049
+        );
+    }
+}
+
+#[test]
+fn indexes_of_two_and_three_levels() {
+    if !is_long_run() {
+        return;
+    }
+    let name = |n: u32| format!("{n:0250}").into_bytes();
+    for options in ["-t ext4 -b 1024 -O large_dir", "-t ext4 -b 1024"] {
+        let Some(mut rig) = Rig::new(options, "90M") else { return };
+        let dir = rig.op(|n| n.make(Ino::ROOT, b"dir", What::Directory, &Attributes::root(0o755))).unwrap().ino;
+        let file = rig.op(|n| n.make(dir, b"file", What::File, &Attributes::root(0o755))).unwrap().ino;
+        let mut full = None;
+        for n in 0..60_000 {
+            if n % 500 == 0 {
+                rig.commit();
+            }
+            if let Err(e) = rig.op(|namei| namei.link(file, dir, &name(n))) {
+                assert!(matches!(e, Error::NoSpace { what: "directory index entries", .. }), "{e}");
+                rig.discard();
+                full = Some(n / 500 * 500);
+                break;
+            }
+        }
+        println!("{options}: full at {full:?}");
+        assert_eq!(full.is_some(), !options.contains("large_dir"));
+        let made = full.unwrap_or(60_000);
+        assert!(made > 10_000, "{made}");
+        rig.check();
+        for n in 0..made {
+            assert_eq!(rig.op(|namei| namei.lookup(dir, &name(n))).unwrap(), Some(file), "{n}");
+        }
+        for n in (0..made).filter(|n| n % 3 > 0) {
+            if n % 500 == 1 {
+                rig.commit();
+            }
+            rig.op(|namei| namei.unlink(dir, &name(n))).unwrap();
+        }
+        rig.check();
+    }
+}
