@@ -1,7 +1,7 @@
 //! What new objects inherit, holes and tails of files, features that are noted when they are first used.
 
 use super::model_tests::rig::Rig;
-use super::{Attributes, Change, What};
+use super::{Attributes, Bytes, Change, What};
 use crate::Error;
 use crate::format::acl::{Acl, AclEntry, AclTag};
 use crate::units::Ino;
@@ -218,4 +218,68 @@ fn indexes_of_two_and_three_levels() {
         }
         rig.check();
     }
+}
+
+fn read_file(rig: &Rig, ino: Ino) -> Vec<u8> {
+    let vol = Volume::open(rig.view(), &OpenOptions::default()).unwrap();
+    let inode = vol.inode(ino).unwrap();
+    vol.reader(Owner { ino, inode: &inode }).unwrap().read_all(8 << 20).unwrap().unwrap()
+}
+
+/// A tail that is cleared goes through the journal. When its block is freed and holds other content, neither the log
+/// nor a replay may bring it back.
+#[test]
+fn a_logged_tail_is_forgotten_with_its_block() {
+    let Some(mut rig) = Rig::new("-t ext4 -b 1024 -J size=1", "3M") else { return };
+    let a = Attributes::root(0o644);
+    let first = rig.op(|n| n.make(Ino::ROOT, b"first", What::File, &a)).unwrap().ino;
+    rig.op(|n| n.write_file(first, &mut Bytes(&[1; 1500]))).unwrap();
+    rig.commit();
+    rig.op(|n| n.truncate(first, 1100)).unwrap();
+    rig.try_commit().unwrap();
+    let inode = rig.fs.volume.inode(first).unwrap();
+    let block = rig.fs.volume.extents(Owner { ino: first, inode: &inode }).unwrap()[0].pblk.0 + 1;
+    rig.op(|n| n.unlink(Ino::ROOT, b"first")).unwrap();
+    rig.try_commit().unwrap();
+    let second = rig.op(|n| n.make(Ino::ROOT, b"second", What::File, &a)).unwrap().ino;
+    let free = rig.fs.alloc.available_clusters() as usize - 20;
+    let content = vec![2; free * 1024];
+    rig.op(|n| n.write_file(second, &mut Bytes(&content))).unwrap();
+    rig.try_commit().unwrap();
+    let inode = rig.fs.volume.inode(second).unwrap();
+    let extents = rig.fs.volume.extents(Owner { ino: second, inode: &inode }).unwrap();
+    assert!(extents.iter().any(|e| (e.pblk.0..e.pblk.0 + u64::from(e.len)).contains(&block)), "not used again");
+    let bytes = rig.device.base().to_bytes();
+    rig.recover(bytes);
+    assert!(read_file(&rig, second) == content);
+    rig.check();
+}
+
+#[test]
+fn lists_and_links_with_values_in_inodes() {
+    let Some(mut rig) = Rig::new("-t ext4 -b 1024 -O ea_inode,quota", "16M") else { return };
+    let file = rig.op(|n| n.make(Ino::ROOT, b"file", What::File, &Attributes::root(0o644))).unwrap().ino;
+    for (name, len) in [(&b"user.a"[..], 60), (b"user.b", 880)] {
+        rig.op(|n| n.set_xattr(file, name, Some(&vec![b'v'; len]))).unwrap();
+    }
+    let e = |tag, perm| AclEntry { tag, perm };
+    let mut entries = vec![e(AclTag::UserObj, 7)];
+    entries.extend((0..17).map(|n| e(AclTag::User(n), 7)));
+    entries.extend([e(AclTag::GroupObj, 5), e(AclTag::Mask, 7), e(AclTag::Other, 4)]);
+    let list = Acl { entries }.encode_host();
+    rig.op(|n| n.set_xattr(file, b"system.posix_acl_access", Some(&list))).unwrap();
+    let inode = rig.fs.volume.inode(file).unwrap();
+    let all = rig.fs.volume.all_xattrs(Owner { ino: file, inode: &inode }).unwrap();
+    assert!(all.iter().any(|x| x.name().starts_with(b"system.") && x.value_ino.is_some()), "{all:?}");
+    rig.op(|n| n.change(file, &Change { permissions: Some(0o610), uid: Some(5), ..Change::default() })).unwrap();
+    rig.check();
+    let link = rig.op(|n| n.make(Ino::ROOT, b"link", What::Symlink(b"target"), &Attributes::root(0))).unwrap().ino;
+    rig.op(|n| n.set_xattr(link, b"trusted.large", Some(&[b'v'; 20_000]))).unwrap();
+    rig.check();
+    let inode = rig.fs.volume.inode(link).unwrap();
+    assert_eq!(rig.fs.volume.symlink_target(Owner { ino: link, inode: &inode }).unwrap(), b"target");
+    for name in [&b"link"[..], b"file"] {
+        rig.op(|n| n.unlink(Ino::ROOT, name)).unwrap();
+    }
+    rig.check();
 }

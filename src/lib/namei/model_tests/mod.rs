@@ -4,6 +4,7 @@
 //! `EXT4KIT_MODEL_OPS` sets how many operations each geometry gets, `EXT4KIT_MODEL_SEED` which, `EXT4KIT_MODEL_TRACE` how many are
 //! shown where one fails.
 
+mod attributes;
 mod content;
 mod model;
 mod ops;
@@ -18,7 +19,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn run(options: &str, size: &str) {
-    let operations = number("EXT4KIT_MODEL_OPS").unwrap_or(1500);
+    let operations = number("EXT4KIT_MODEL_OPS").unwrap_or(800);
     let seed = number("EXT4KIT_MODEL_SEED").unwrap_or(1);
     let seed = options.bytes().fold(seed, |s, b| s.wrapping_mul(31).wrapping_add(b.into()));
     let Some(mut m) = Model::new(options, size, seed) else { return };
