@@ -162,7 +162,7 @@ impl Namei<'_> {
         while at < to {
             let len = (to - at).min(u64::from(MAX_WRITTEN_LEN)) as u32;
             if out.len() >= RUNS as usize {
-                self.begin_more(self.edit.map_credits(o, 1, 1)?)?;
+                self.begin(self.edit.map_credits(o, 1, 1)?)?;
             }
             let lblk = Lblk(u32::try_from(at).unwrap_or(u32::MAX));
             let e = self.edit.allocate_range(o, Wanted { lblk, len, unwritten: false, ahead: 0 })?;

@@ -3,8 +3,9 @@
 //! [`Namei`] does one operation after the other in the running transaction of an [`Edit`]; what lives longer than an
 //! operation (the time, quota changes, what was written since the last commit) is in a [`Context`]. An operation computes
 //! its credits and asks for them before it changes anything. What can be refused is refused before the first change;
-//! an operation that fails later ([`Error::NoSpace`], damage) leaves a transaction that must be given up. What
-//! [`Error::TransactionTooLarge`] refuses has not begun.
+//! an operation that fails later ([`Error::NoSpace`], damage) leaves a transaction that must be given up. So does
+//! one that finds in its middle that the transaction has no room for all of it ([`Error::TransactionTooLarge`] from content in
+//! many pieces, or from what is done in steps): [`crate::journal::Journal::changes`] tells whether it had begun.
 //!
 //! Objects are named by directory and name; [`Namei::parent_of`] splits a path. Errors name what they were given: who
 //! knows the whole path adds it with [`Error::about`]. Permissions are not checked: who may write the image may do all
@@ -112,17 +113,6 @@ impl<'a> Namei<'a> {
             return Ok(());
         }
         Err(Error::TransactionTooLarge { need: credits.into(), have: have.into() })
-    }
-
-    /// Ask for more `credits` in the middle of an operation.
-    ///
-    /// # Errors
-    /// [`Error::NoSpace`] where the transaction has no room for them: it must be given up.
-    fn begin_more(&mut self, credits: u32) -> Result<()> {
-        self.begin(credits).map_err(|e| match e {
-            Error::TransactionTooLarge { need, have } => Error::NoSpace { what: "blocks of the journal", need, have },
-            other => other,
-        })
     }
 
     /// An inode, as the transaction has it.

@@ -288,10 +288,17 @@ impl Model {
         if self.rig.journal().room() < 400 {
             self.commit();
         }
+        let mut before = self.rig.journal().changes();
         let mut done = self.rig.try_op(&f);
-        if matches!(done, Err(Error::TransactionTooLarge { .. })) {
+        if matches!(done, Err(Error::TransactionTooLarge { .. })) && self.rig.journal().changes() == before {
             self.commit();
+            before = self.rig.journal().changes();
             done = self.rig.try_op(&f);
+        }
+        // Content in many pieces may find the transaction full in its middle.
+        if let Err(Error::TransactionTooLarge { need, have }) = done {
+            assert!(self.rig.journal().changes() != before, "larger than an empty transaction");
+            done = Err(Error::NoSpace { what: "blocks of the journal", need, have });
         }
         if let Err(e @ Error::NoSpace { what, .. }) = &done {
             assert!(*what != "credits", "{e}");
