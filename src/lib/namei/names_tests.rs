@@ -274,7 +274,7 @@ fn lists_and_links_with_values_in_inodes() {
     rig.op(|n| n.change(file, &Change { permissions: Some(0o610), uid: Some(5), ..Change::default() })).unwrap();
     rig.check();
     let link = rig.op(|n| n.make(Ino::ROOT, b"link", What::Symlink(b"target"), &Attributes::root(0))).unwrap().ino;
-    rig.op(|n| n.set_xattr(link, b"trusted.large", Some(&[b'v'; 20_000]))).unwrap();
+    rig.op(|n| n.set_xattr(link, b"trusted.large", Some("v".repeat(20_000).as_bytes()))).unwrap();
     rig.check();
     let inode = rig.fs.volume.inode(link).unwrap();
     assert_eq!(rig.fs.volume.symlink_target(Owner { ino: link, inode: &inode }).unwrap(), b"target");
