@@ -399,7 +399,7 @@ fn killed_it_leaves_old_or_new() {
     let rounds: u32 = std::env::var("EXT4KIT_KILL").ok().and_then(|v| v.parse().ok()).unwrap_or(3);
     let files: u32 = if rounds > 3 { 20_000 } else { 1_500 };
     let dir = tempfile::tempdir().unwrap();
-    let Some(clean) = image(dir.path(), "-t ext4 -N 40000", "256M") else { return };
+    let Some(clean) = image(dir.path(), "-t ext4 -b 4096 -J size=16 -N 45000", "400M") else { return };
     let source = dir.path().join("tree");
     for i in 0..files {
         let sub = source.join(format!("{}", i / 500));

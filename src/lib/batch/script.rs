@@ -175,11 +175,16 @@ impl Command {
     /// # Errors
     /// [`Error::InvalidArgument`].
     pub fn parse(line: &[u8]) -> Result<Option<Self>> {
-        let Some(mut words) = words::split(line) else { return Err(wrong("line", line, "quotes that are closed")) };
-        if words.is_empty() {
-            return Ok(None);
-        }
-        let name = words.remove(0);
+        let Some(words) = words::split(line) else { return Err(wrong("line", line, "quotes that are closed")) };
+        if words.is_empty() { Ok(None) } else { Self::from_words(words).map(Some) }
+    }
+
+    /// A command by its words, the first of which is its name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`].
+    pub fn from_words(mut words: Vec<Vec<u8>>) -> Result<Self> {
+        let name = if words.is_empty() { Vec::new() } else { words.remove(0) };
         let Some((name, known, usage)) = COMMANDS.iter().find(|c| c.0.as_bytes() == name) else {
             let allowed = "put, untar, rm, rmdir, mkdir, ln, symlink, mv, chmod, chown, chproj, setfattr, truncate, touch, mknod, mkfifo";
             return Err(wrong("command", &name, allowed));
@@ -187,7 +192,38 @@ impl Command {
         let mut a = Args::sort(words, known, usage)?;
         let command = Self::read(name, &mut a, usage)?;
         a.end()?;
-        Ok(Some(command))
+        Ok(command)
+    }
+
+    /// How a command is used.
+    pub fn usage(name: &str) -> Option<&'static str> {
+        COMMANDS.iter().find(|c| c.0 == name).map(|c| c.2)
+    }
+
+    /// Change the paths of the image that it names.
+    pub fn for_each_path(&mut self, change: &mut dyn FnMut(&mut Vec<u8>)) {
+        match self {
+            Self::Put { to, .. } | Self::Untar { to, .. } => change(to),
+            Self::Remove { paths, .. }
+            | Self::RemoveDir(paths)
+            | Self::MakeDir { paths, .. }
+            | Self::Change { paths, .. }
+            | Self::Xattr { paths, .. }
+            | Self::Truncate { paths, .. }
+            | Self::Touch { paths, .. } => paths.iter_mut().for_each(change),
+            Self::Link { from, to } | Self::Move { from, to, .. } => {
+                change(from);
+                change(to);
+            }
+            Self::Symlink { path, .. } | Self::MakeNode { path, .. } => change(path),
+        }
+    }
+
+    /// Change the path of the host that it names.
+    pub fn for_host_path(&mut self, change: &mut dyn FnMut(&mut PathBuf)) {
+        if let Self::Put { from, .. } | Self::Untar { from, .. } = self {
+            change(from);
+        }
     }
 
     fn read(name: &str, a: &mut Args, usage: &'static str) -> Result<Self> {

@@ -172,6 +172,11 @@ impl Session {
         self.commits
     }
 
+    /// Grows with every change of metadata: what has changed nothing needs no [`Session::discard`].
+    pub fn changes(&self) -> u64 {
+        self.journal.changes()
+    }
+
     /// Blocks of metadata that the running transaction changes.
     pub fn pending_blocks(&self) -> u64 {
         self.journal.pending().0

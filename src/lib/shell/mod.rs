@@ -5,10 +5,14 @@
 //! table ([`commands`]), one file for each family; what they show are views of [`crate::inspect`], as text or as JSON.
 //!
 //! A *filespec* names an inode: a path (from the current directory, or from the root with `/`), or `<number>`.
+//! Changes go through a [`crate::batch::Session`]: each command is a transaction of its own, or many together are one
+//! ([`Commits`]). A command that fails in the middle of a change takes what was not committed with it.
+//!
 //! Words are split at spaces; `"…"` keeps spaces, and `""` inside stands for a quote, as debugfs has it.
 
 mod args;
 mod block;
+mod change;
 mod dir;
 mod file;
 mod fs;
@@ -23,7 +27,7 @@ mod xattr;
 pub use args::{Args, Options};
 pub use lexer::split;
 pub use script::{Stopped, run_interactive, run_line, run_script};
-pub use session::{DirtyJournalSeen, Session, Settings};
+pub use session::{Commits, DirtyJournalSeen, Session, Settings};
 pub use table::{Command, Family, commands, find};
 
 use crate::error::Error;

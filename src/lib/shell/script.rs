@@ -42,7 +42,10 @@ pub fn run_line(session: &mut Session, line: &[u8], out: &mut dyn Write) -> Outc
     let name = String::from_utf8_lossy(name);
     let command = find(&name)
         .ok_or_else(|| Failure::Usage(format!("no command \"{}\" (\"help\" lists them)", name.escape_debug())))?;
-    (command.run)(session, &Args { command, words: rest }, out)
+    let before = session.changes();
+    let done = (command.run)(session, &Args { command, words: rest }, out);
+    let settled = session.after_command(before, done.is_err());
+    done.and(settled)
 }
 
 /// Run all lines of `script`, up to the end or `quit`. At a command that fails, `failed` decides: `None` goes on.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Failure, Outcome};
+use crate::batch::{Options, Session as Edit};
 use crate::device::{Access, BlockDevice, ImageSpec};
 use crate::error::{Error, Result};
 use crate::format::dirent::is_dot_or_dotdot;
@@ -44,6 +45,8 @@ impl Settings {
 pub enum DirtyJournalSeen {
     /// It was recovered in memory: shown is what a mount would show.
     Recovered,
+    /// It was written back, because the image is to be changed.
+    WrittenBack,
     /// The same, as far as it could be read.
     Damaged(String),
     /// It could not be recovered, for this reason, or was not wanted: shown is what is there without it.
@@ -55,6 +58,7 @@ impl std::fmt::Display for DirtyJournalSeen {
         let old = "what is shown may be out of date";
         f.write_str("the journal was not written back")?;
         match self {
+            Self::WrittenBack => f.write_str(": it is now"),
             Self::Recovered => f.write_str(": it is recovered in memory, the image stays as it is"),
             Self::Damaged(why) => write!(f, " and is damaged ({why}): {old}"),
             Self::LeftOut(Some(why)) => write!(f, " and cannot be recovered ({why}): {old}"),
@@ -63,33 +67,67 @@ impl std::fmt::Display for DirtyJournalSeen {
     }
 }
 
+/// A filesystem, for reading or for changing.
+#[derive(Debug)]
+enum Store {
+    Read(Box<Volume>),
+    Write(Box<Edit>),
+}
+
 /// A filesystem that is open.
 #[derive(Debug)]
 struct Opened {
     image: ImageSpec,
-    volume: Volume,
+    store: Store,
     root: Ino,
     cwd: Ino,
 }
 
+/// When changes are committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Commits {
+    /// Each command that changes something is a transaction.
+    #[default]
+    Each,
+    /// All is one transaction, which ends with [`Session::finish`].
+    AtEnd,
+    /// As [`Commits::Each`], but a transaction was begun that is not ended yet.
+    Begun,
+}
+
 /// A running shell.
-#[derive(Debug)]
 pub struct Session {
     settings: Settings,
     opened: Option<Opened>,
+    /// How images are opened for changing, where they are.
+    writing: Option<Options>,
+    commits: Commits,
     host_dir: PathBuf,
     done: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("opened", &self.opened).field("commits", &self.commits).finish_non_exhaustive()
+    }
 }
 
 impl Session {
     /// A shell with nothing open.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, opened: None, host_dir: PathBuf::new(), done: false }
+        let host_dir = PathBuf::new();
+        Self { settings, opened: None, writing: None, commits: Commits::default(), host_dir, done: false }
+    }
+
+    /// Images that are opened from now on may be changed.
+    pub fn allow_writing(&mut self, options: Options, commits: Commits) {
+        self.writing = Some(options);
+        self.commits = commits;
     }
 
     /// A shell with a filesystem that is open already; `image` is only its name.
     pub fn with_volume(settings: Settings, image: ImageSpec, volume: Volume) -> Self {
-        let opened = Opened { image, volume, root: Ino::ROOT, cwd: Ino::ROOT };
+        let opened = Opened { image, store: Store::Read(Box::new(volume)), root: Ino::ROOT, cwd: Ino::ROOT };
         Self { opened: Some(opened), ..Self::new(settings) }
     }
 
@@ -108,6 +146,12 @@ impl Session {
     /// [`Session::open`] with other options.
     pub fn open_with(&mut self, image: &OsStr, options: &OpenOptions) -> Result<Option<DirtyJournalSeen>> {
         let image = ImageSpec::parse(image);
+        if let Some(writing) = &self.writing {
+            let edit = Edit::open(image.open(Access::ReadWrite)?, writing.clone())?;
+            let seen = edit.recovered().map(|_| DirtyJournalSeen::WrittenBack);
+            self.opened = Some(Opened { image, store: Store::Write(Box::new(edit)), root: Ino::ROOT, cwd: Ino::ROOT });
+            return Ok(seen);
+        }
         let device = image.open(Access::ReadOnly)?;
         let volume = Volume::open(Arc::clone(&device), options)?;
         let (volume, seen) = if volume.geometry().features.incompat.contains(Incompat::RECOVER) {
@@ -115,13 +159,100 @@ impl Session {
         } else {
             (volume, None)
         };
-        self.opened = Some(Opened { image, volume, root: Ino::ROOT, cwd: Ino::ROOT });
+        self.opened = Some(Opened { image, store: Store::Read(Box::new(volume)), root: Ino::ROOT, cwd: Ino::ROOT });
         Ok(seen)
     }
 
-    /// Close what is open.
+    /// Close what is open; what was changed is committed.
     pub fn close(&mut self) -> Outcome {
-        self.opened.take().map(|_| ()).ok_or_else(nothing_open)
+        match self.opened.take().ok_or_else(nothing_open)?.store {
+            Store::Read(_) => Ok(()),
+            Store::Write(edit) => Ok(edit.close()?),
+        }
+    }
+
+    /// Close what is open, if anything is; what was changed is committed.
+    ///
+    /// # Errors
+    /// Those of the commit; what was not committed before is lost then.
+    pub fn finish(&mut self) -> Outcome {
+        if self.opened.is_some() { self.close() } else { Ok(()) }
+    }
+
+    /// Close what is open, if anything is, without what was not committed.
+    ///
+    /// # Errors
+    /// Writing failed.
+    pub fn abandon(&mut self) -> Outcome {
+        match self.opened.take().map(|o| o.store) {
+            Some(Store::Write(edit)) => Ok(edit.abandon()?),
+            _ => Ok(()),
+        }
+    }
+
+    /// The filesystem that is open, to be changed.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] where it is open for reading only.
+    pub fn edit(&mut self) -> Outcome<&mut Edit> {
+        match self.opened.as_mut().ok_or_else(nothing_open)?.store {
+            Store::Write(ref mut edit) => Ok(edit),
+            Store::Read(_) => Err(Failure::Usage("the image is open for reading only (-w opens it for writing)".into())),
+        }
+    }
+
+    /// Begin a transaction: what comes is committed together.
+    pub fn begin(&mut self) -> Outcome {
+        self.edit()?;
+        match self.commits {
+            Commits::Each => self.commits = Commits::Begun,
+            Commits::AtEnd => self.edit()?.commit()?,
+            Commits::Begun => return Err(Failure::Usage("a transaction has begun already".into())),
+        }
+        Ok(())
+    }
+
+    /// Commit what was done since the last commit.
+    pub fn commit(&mut self) -> Outcome {
+        self.edit()?.commit()?;
+        self.end_transaction();
+        Ok(())
+    }
+
+    /// Forget what was done since the last commit.
+    pub fn abort(&mut self) -> Outcome {
+        self.edit()?.discard()?;
+        self.end_transaction();
+        Ok(())
+    }
+
+    fn end_transaction(&mut self) {
+        if self.commits == Commits::Begun {
+            self.commits = Commits::Each;
+        }
+    }
+
+    /// How much has been changed, to compare with later; 0 where nothing can be.
+    pub(super) fn changes(&self) -> u64 {
+        match self.opened.as_ref().map(|o| &o.store) {
+            Some(Store::Write(edit)) => edit.changes(),
+            _ => 0,
+        }
+    }
+
+    /// A command is done, which began when there were `before` changes: commit it, or make what it wrote readable. Where it
+    /// `failed` in the middle of a change, what was not committed is lost.
+    pub(super) fn after_command(&mut self, before: u64, failed: bool) -> Outcome {
+        if self.changes() == before {
+            return Ok(());
+        }
+        let commits = self.commits;
+        let edit = self.edit()?;
+        match (failed, commits) {
+            (true, _) => self.abort(),
+            (false, Commits::Each) => Ok(edit.commit()?),
+            (false, _) => Ok(edit.write_contents()?),
+        }
     }
 
     /// The image that is open.
@@ -131,7 +262,11 @@ impl Session {
 
     /// The filesystem that is open.
     pub fn volume(&self) -> Outcome<&Volume> {
-        self.opened.as_ref().map(|o| &o.volume).ok_or_else(nothing_open)
+        let opened = self.opened.as_ref().ok_or_else(nothing_open)?;
+        Ok(match &opened.store {
+            Store::Read(volume) => volume,
+            Store::Write(edit) => edit.volume(),
+        })
     }
 
     /// End after the running command.
@@ -221,6 +356,15 @@ impl Session {
         }
         chain.reverse();
         Ok(chain)
+    }
+
+    /// A path of the image from the root of the filesystem, as commands that change it name it.
+    pub fn absolute(&self, path: &[u8]) -> Outcome<Vec<u8>> {
+        let (root, cwd) = self.directories()?;
+        let mut all = self.path_of(if path.starts_with(b"/") { root } else { cwd })?;
+        all.push(b'/');
+        all.extend_from_slice(path);
+        Ok(all)
     }
 
     /// The path of a directory from the root of the filesystem.

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::args::Args;
 use super::session::Session;
-use super::{Outcome, block, dir, file, fs, inode, misc, xattr};
+use super::{Outcome, block, change, dir, file, fs, inode, misc, xattr};
 
 /// What runs a command.
 pub(super) type Run = fn(&mut Session, &Args<'_>, &mut dyn Write) -> Outcome;
@@ -24,6 +24,8 @@ pub enum Family {
     Xattr,
     /// Blocks.
     Block,
+    /// Changes (an image opened with `-w`).
+    Change,
     /// The shell itself.
     Shell,
 }
@@ -38,6 +40,7 @@ impl Family {
             Self::Inode => "Inodes",
             Self::Xattr => "Extended attributes",
             Self::Block => "Blocks",
+            Self::Change => "Changes (with -w)",
             Self::Shell => "Shell",
         }
     }
@@ -69,7 +72,7 @@ impl Command {
 
 /// All commands, by family.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
-    [fs::COMMANDS, dir::COMMANDS, file::COMMANDS, inode::COMMANDS, xattr::COMMANDS, block::COMMANDS, misc::COMMANDS]
+    [fs::COMMANDS, dir::COMMANDS, file::COMMANDS, inode::COMMANDS, xattr::COMMANDS, block::COMMANDS, change::COMMANDS, misc::COMMANDS]
         .into_iter()
         .flatten()
 }
@@ -166,6 +169,21 @@ mod tests {
             "lq",
             "get_quota",
             "gq",
+            "write",
+            "mkdir",
+            "rmdir",
+            "rm",
+            "unlink",
+            "ln",
+            "link",
+            "symlink",
+            "mknod",
+            "ea_set",
+            "ea_rm",
+            "punch",
+            "truncate",
+            "set_inode_field",
+            "sif",
         ] {
             assert!(find(name).is_some(), "{name}");
         }
