@@ -1,4 +1,4 @@
-//! `e4sh`: look inside an ext2, ext3 or ext4 image, command by command.
+//! `e4sh`: look inside an ext2, ext3 or ext4 image and change it, command by command.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -6,15 +6,21 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{ArgAction, Parser};
-use ext4kit::cli::{self, Exit, Failure, Output, Status, Tool};
+use ext4kit::batch::Options;
+use ext4kit::cli::{self, Exit, Failure, Output, Status, SystemTimer, Tool};
 use ext4kit::error::Error;
 use ext4kit::inspect::Format;
-use ext4kit::shell::{Session, Settings, Stopped, run_interactive, run_line, run_script};
+use ext4kit::shell::{Commits, Session, Settings, Stopped, run_interactive, run_line, run_script};
 use ext4kit::units::Fsblk;
 
-/// Look inside an ext2, ext3 or ext4 image with debugfs's commands, without root and without mounting it.
+/// Look inside an ext2, ext3 or ext4 image and change it with debugfs's commands, without root and without mounting it.
+///
+/// With -w the image can be changed. Everything that a script does (-R, -f, a pipe) is one transaction, which is committed
+/// at its end, and not at all when a command fails; with --keep-going, and at a prompt, each command is one. `begin`,
+/// `commit` and `abort` group commands otherwise. SOURCE_DATE_EPOCH, where it is set, is the time that goes into the image.
 ///
 /// Without -R and -f, commands are read from standard input, with a prompt where that is a terminal. A script (-R, -f, a
 /// pipe) ends at the first command that fails, and the exit code says so. Lines that begin with # are comments. `help`
@@ -75,8 +81,8 @@ impl Args {
     /// Refuse what is not there yet, by its name.
     fn check(&self) -> Result<(), Failure> {
         let refused = [
-            (self.write, "-w: this version opens images for reading only"),
-            (self.undo.is_some(), "-z: there is nothing to undo, this version opens images for reading only"),
+            (self.undo.is_some(), "-z: this version records nothing to undo"),
+            (self.write && self.catastrophic, "-w and -c: what is badly damaged is for reading only"),
             (self.metadata_image, "-i: this version does not read e2image files"),
         ];
         match refused.iter().find(|(given, _)| *given) {
@@ -107,6 +113,21 @@ fn main() -> ExitCode {
 fn run(args: &Args, host: &cli::Session) -> Result<Status, Failure> {
     args.check()?;
     let mut session = Session::new(args.settings(host));
+    let talks = args.requests.is_empty() && args.file.is_none() && host.terminal.stdin;
+    if args.write {
+        let clock = Arc::from(cli::clock(&["SOURCE_DATE_EPOCH"])?);
+        let commits = if talks || args.keep_going { Commits::Each } else { Commits::AtEnd };
+        session.allow_writing(Options::new(clock, Arc::new(SystemTimer)), commits);
+    }
+    let done = commands(args, host, &mut session);
+    let ended = if done.is_ok() { session.finish() } else { session.abandon() };
+    // What failed first is told.
+    let status = done?;
+    ended?;
+    Ok(status)
+}
+
+fn commands(args: &Args, host: &cli::Session, session: &mut Session) -> Result<Status, Failure> {
     if let Some(image) = &args.image
         && let Some(seen) = session.open(image)?
     {
@@ -114,21 +135,21 @@ fn run(args: &Args, host: &cli::Session) -> Result<Status, Failure> {
     }
     let mut out = host.out();
     if !args.requests.is_empty() {
-        return requests(args, host, &mut session, &mut out);
+        return requests(args, host, session, &mut out);
     }
     let stdin = std::io::stdin();
     match &args.file {
         Some(path) if path.as_os_str() != "-" => {
             let file = File::open(path).map_err(|e| Error::host("open", path, e))?;
-            script(args, host, &mut session, &mut BufReader::new(file), &mut out)
+            script(args, host, session, &mut BufReader::new(file), &mut out)
         }
         None if host.terminal.stdin => {
-            run_interactive(&mut session, &mut stdin.lock(), &mut out, &mut |e| {
+            run_interactive(session, &mut stdin.lock(), &mut out, &mut |e| {
                 host.report(&e.into());
             })?;
             Ok(Exit::Ok.into())
         }
-        _ => script(args, host, &mut session, &mut stdin.lock(), &mut out),
+        _ => script(args, host, session, &mut stdin.lock(), &mut out),
     }
 }
 

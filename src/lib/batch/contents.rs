@@ -16,7 +16,7 @@ use crate::source::{Reader, Segment, Source, Tree};
 use crate::units::{Fsblk, Ino};
 
 /// Bytes that are copied at a time, a multiple of every block size.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 1 << 18;
 /// Files that a thread takes at a time.
 const TAKE: usize = 16;
 

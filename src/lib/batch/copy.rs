@@ -14,7 +14,7 @@ use crate::env::Timestamp;
 use crate::error::{Error, Result};
 use crate::extract::Preserve;
 use crate::format::inode::{FileType, InodeFlags, TimeField, decode_time};
-use crate::namei::{Attributes, Change, What};
+use crate::namei::{Attributes, Change, Namei, What};
 use crate::source::Reader;
 use crate::source::tree::{Data, Node, NodeId};
 use crate::units::Ino;
@@ -82,7 +82,7 @@ impl<'a> Copier<'a> {
     /// Copy a node as `name` in `dir`, whose path is `parent`, with all that is below.
     pub(super) fn copy(&mut self, id: NodeId, dir: Ino, parent: &[u8], name: &[u8]) -> Result<()> {
         let path = join(parent, name);
-        if let Some(frame) = self.place(id, dir, name, path)? { self.walk(frame) } else { Ok(()) }
+        if let Some(frame) = self.place(id, dir, false, name, path)? { self.walk(frame) } else { Ok(()) }
     }
 
     /// Copy what is in a directory of the source into directory `ino`, which gets the source's attributes where they are
@@ -102,8 +102,8 @@ impl<'a> Copier<'a> {
             if let Some(entry) = self.origin.tree.dir_entries(node).get(frame.next) {
                 frame.next += 1;
                 let name = self.origin.tree.name(entry.name);
-                let (dir, path) = (frame.ino, join(&frame.path, name));
-                stack.extend(self.place(entry.node, dir, name, path)?);
+                let (dir, is_new, path) = (frame.ino, frame.is_new, join(&frame.path, name));
+                stack.extend(self.place(entry.node, dir, is_new, name, path)?);
                 continue;
             }
             if let Some(done) = stack.pop() {
@@ -113,15 +113,23 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
-    /// Copy one node; a directory's frame, whose entries are to be copied.
-    fn place(&mut self, id: NodeId, dir: Ino, name: &[u8], path: Vec<u8>) -> Result<Option<Frame>> {
-        let frame = self.place_at(id, dir, name, &path).map_err(|e| e.about(&path))?;
+    /// Copy one node into a directory, which may be a new one; a directory's frame, whose entries are to be copied.
+    fn place(&mut self, id: NodeId, dir: Ino, dir_is_new: bool, name: &[u8], path: Vec<u8>) -> Result<Option<Frame>> {
+        let old = |n: &mut Namei<'_>| n.lookup(dir, name)?.map(|ino| n.open(ino)).transpose();
+        let old = if dir_is_new { None } else { self.session.run(old).map_err(|e| e.about(&path))? };
+        let frame = self.place_at(id, dir, name, &path, old).map_err(|e| e.about(&path))?;
         Ok(frame.map(|(ino, is_new)| Frame { node: id, ino, path, next: 0, is_new }))
     }
 
-    fn place_at(&mut self, id: NodeId, dir: Ino, name: &[u8], path: &[u8]) -> Result<Option<(Ino, bool)>> {
+    fn place_at(
+        &mut self,
+        id: NodeId,
+        dir: Ino,
+        name: &[u8],
+        path: &[u8],
+        old: Option<OpenInode>,
+    ) -> Result<Option<(Ino, bool)>> {
         let node = self.origin.node(id)?;
-        let old = self.session.run(|n| n.lookup(dir, name)?.map(|ino| n.open(ino)).transpose())?;
         if node.is_dir() {
             return self.directory(node, dir, name, path, old);
         }
@@ -163,7 +171,7 @@ impl<'a> Copier<'a> {
             None => {}
         }
         let attributes = self.new_attributes(node);
-        let ino = self.session.run(|n| Ok(n.make(dir, name, What::Directory, &attributes)?.ino))?;
+        let ino = self.session.run(|n| Ok(n.make_absent(dir, name, What::Directory, &attributes)?.ino))?;
         self.report.directories += 1;
         self.tell(Action::Make, path);
         Ok(Some((ino, true)))
@@ -232,7 +240,7 @@ impl<'a> Copier<'a> {
             _ => What::File,
         };
         let attributes = self.new_attributes(node);
-        let ino = self.session.run(|n| Ok(n.make(dir, name, what, &attributes)?.ino))?;
+        let ino = self.session.run(|n| Ok(n.make_absent(dir, name, what, &attributes)?.ino))?;
         if what == What::File {
             if node.size > 0 {
                 self.session.put_content(ino, self.origin, id, &mut *self.reader)?;

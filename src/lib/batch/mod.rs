@@ -222,7 +222,7 @@ pub fn host_origin(
         return Ok((Origin::list(with(HostDir::open(path)?), threads, progress)?, Pick::Top));
     }
     let source = with(HostDir::open_file(path, !recursive)?);
-    Ok((Origin::list(source, threads, progress)?, Pick::Only))
+    Ok((Origin::list(source, 1, progress)?, Pick::Only))
 }
 
 /// A path one name longer.

@@ -84,7 +84,7 @@ impl Tool {
     };
     /// The shell.
     pub const SHELL: Self =
-        Self { name: "e4sh", about: "Look inside an ext4 image, command by command", fsck_codes: false };
+        Self { name: "e4sh", about: "Look inside an ext4 image and change it, command by command", fsck_codes: false };
     /// All of them.
     pub const ALL: [Self; 5] = [Self::MKFS, Self::COPY, Self::FSCK, Self::EXTENT_STATUS, Self::SHELL];
 }

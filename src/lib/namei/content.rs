@@ -149,6 +149,24 @@ impl Namei<'_> {
         Ok(out)
     }
 
+    /// Make a hole of blocks `from..to` of a file; its size stays.
+    ///
+    /// # Errors
+    /// As [`Namei::truncate`].
+    #[doc(alias = "FALLOC_FL_PUNCH_HOLE")]
+    pub fn punch(&mut self, ino: Ino, from: u64, to: u64) -> Result<()> {
+        let mut o = self.edit.open(ino)?;
+        Self::check_content(&o)?;
+        let Ok(start) = u32::try_from(from).map(Lblk) else { return Ok(()) };
+        let credits = self.edit.remove_credits(&o, start, to)?;
+        self.begin(credits.saturating_add(self.edit.map_credits(&o, 1, 1)?).saturating_add(2))?;
+        if o.has(InodeFlags::INLINE_DATA) {
+            self.edit.inline_file_to_block(&mut o)?;
+        }
+        self.edit.remove_blocks(&mut o, start, to)?;
+        self.finish_content(&mut o)
+    }
+
     fn finish_content(&mut self, o: &mut OpenInode) -> Result<()> {
         o.inode.set_time(TimeField::Modify, self.ctx.now);
         o.inode.set_time(TimeField::Change, self.ctx.now);

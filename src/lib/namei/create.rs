@@ -86,10 +86,27 @@ impl Namei<'_> {
     #[doc(alias = "ext4_mknod")]
     #[doc(alias = "ext4_symlink")]
     pub fn make(&mut self, dir: Ino, name: &[u8], what: What<'_>, a: &Attributes) -> Result<OpenInode> {
-        let mut dir = self.open_dir(dir, name)?;
+        let dir = self.open_dir(dir, name)?;
         if self.edit.vol.lookup(dir.owner(), name)?.is_some() {
             return Err(Error::Exists { path: name.to_vec() });
         }
+        self.make_in(dir, name, what, a)
+    }
+
+    /// [`Namei::make`] for a name that is known not to be there: it is not looked for. In a directory that folds case it is
+    /// looked for all the same, because other names may be equal to it.
+    ///
+    /// # Errors
+    /// As [`Namei::make`].
+    pub fn make_absent(&mut self, dir: Ino, name: &[u8], what: What<'_>, a: &Attributes) -> Result<OpenInode> {
+        let o = self.open_dir(dir, name)?;
+        if self.edit.vol.folds_case(o.owner()) {
+            return self.make(dir, name, what, a);
+        }
+        self.make_in(o, name, what, a)
+    }
+
+    fn make_in(&mut self, mut dir: OpenInode, name: &[u8], what: What<'_>, a: &Attributes) -> Result<OpenInode> {
         if let What::Symlink(target) = what {
             self.check_target(target)?;
         }

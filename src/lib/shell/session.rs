@@ -197,7 +197,9 @@ impl Session {
     pub fn edit(&mut self) -> Outcome<&mut Edit> {
         match self.opened.as_mut().ok_or_else(nothing_open)?.store {
             Store::Write(ref mut edit) => Ok(edit),
-            Store::Read(_) => Err(Failure::Usage("the image is open for reading only (-w opens it for writing)".into())),
+            Store::Read(_) => {
+                Err(Failure::Usage("the image is open for reading only (-w opens it for writing)".into()))
+            }
         }
     }
 
@@ -240,18 +242,24 @@ impl Session {
         }
     }
 
-    /// A command is done, which began when there were `before` changes: commit it, or make what it wrote readable. Where it
-    /// `failed` in the middle of a change, what was not committed is lost.
+    /// Write content of files that waits for a commit, so that commands see it.
+    pub(super) fn show_contents(&mut self) -> Outcome {
+        match self.opened.as_mut().map(|o| &mut o.store) {
+            Some(Store::Write(edit)) => Ok(edit.write_contents()?),
+            _ => Ok(()),
+        }
+    }
+
+    /// A command is done, which began when there were `before` changes: commit it, where each one is. Where it `failed` in
+    /// the middle of a change, what was not committed is lost.
     pub(super) fn after_command(&mut self, before: u64, failed: bool) -> Outcome {
         if self.changes() == before {
             return Ok(());
         }
-        let commits = self.commits;
-        let edit = self.edit()?;
-        match (failed, commits) {
+        match (failed, self.commits) {
             (true, _) => self.abort(),
-            (false, Commits::Each) => Ok(edit.commit()?),
-            (false, _) => Ok(edit.write_contents()?),
+            (false, Commits::Each) => Ok(self.edit()?.commit()?),
+            (false, _) => Ok(()),
         }
     }
 

@@ -72,9 +72,18 @@ impl Command {
 
 /// All commands, by family.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
-    [fs::COMMANDS, dir::COMMANDS, file::COMMANDS, inode::COMMANDS, xattr::COMMANDS, block::COMMANDS, change::COMMANDS, misc::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        fs::COMMANDS,
+        dir::COMMANDS,
+        file::COMMANDS,
+        inode::COMMANDS,
+        xattr::COMMANDS,
+        block::COMMANDS,
+        change::COMMANDS,
+        misc::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The command of a name or alias.

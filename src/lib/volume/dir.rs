@@ -79,7 +79,7 @@ impl Volume {
     }
 
     /// Whether a directory compares names folded: case-insensitive, and the names can be read.
-    pub(super) fn folds_case(&self, owner: Owner<'_>) -> bool {
+    pub fn folds_case(&self, owner: Owner<'_>) -> bool {
         let flags = owner.inode.flags();
         self.geo.features.incompat.contains(Incompat::CASEFOLD)
             && flags.contains(InodeFlags::CASEFOLD)

@@ -1,0 +1,159 @@
+//! The shell with `-w`: what its commands change is what debugfs's users expect, judged by the reference; a script is one
+//! transaction.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::{image_tree, open, reference_fsck};
+
+fn image(dir: &Path, options: &str) -> Option<PathBuf> {
+    let mke2fs = common::tool("mke2fs")?;
+    let path = dir.join("image");
+    let _ = std::fs::remove_file(&path);
+    let mut args = vec!["-q", "-F"];
+    args.extend(options.split_whitespace());
+    args.extend([path.to_str().unwrap(), "16M"]);
+    common::run(&mke2fs, &args);
+    Some(path)
+}
+
+fn e4sh(image: &Path, args: &[&str], input: &str) -> Output {
+    let script = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(script.path(), input).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_e4sh"))
+        .arg("-w")
+        .args(args)
+        .arg(image)
+        .env("SOURCE_DATE_EPOCH", "1700000000")
+        .stdin(Stdio::from(std::fs::File::open(script.path()).unwrap()))
+        .output()
+        .unwrap()
+}
+
+fn text(out: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+}
+
+fn paths(image: &Path) -> Vec<String> {
+    image_tree(&open(image)).keys().map(|k| String::from_utf8_lossy(k).into_owned()).collect()
+}
+
+#[test]
+fn commands_change_what_they_say() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in ["-t ext4 -O ea_inode", "-t ext3 -b 1024", "-t ext2", "-t ext4 -b 1024 -O inline_data,project"] {
+        let Some(image) = image(dir.path(), kind) else { return };
+        std::fs::write(dir.path().join("host"), vec![9; 30_000]).unwrap();
+        let script = format!(
+            "lcd {}\nmkdir a\ncd a\nwrite host file\nwrite host \"with space\"\nln file hard\nlink file /hard2\nsymlink sym target\n\
+             mkdir -p x/y/z\nmv x ../moved\nrm \"with space\"\nmknod pipe p\nmknod dev b 8 1\nea_set file user.a value\nea_set sym2 user.x y\n",
+            dir.path().display()
+        );
+        // The last line fails: nothing is there.
+        let before = std::fs::read(&image).unwrap();
+        let out = e4sh(&image, &[], &script);
+        assert_eq!(out.status.code(), Some(1), "{kind}: {}", text(&out));
+        assert!(text(&out).contains("line 15"), "{}", text(&out));
+        assert!(before == std::fs::read(&image).unwrap(), "{kind}: the image changed");
+        let script = script.replace("ea_set sym2 user.x y\n", "ea_list file\nsif file mode 0100600\nsif file mtime 20010203040506\n\
+             sif <12> uid 5\npunch file 1 3\ntruncate -s 20000 hard\nchown 7:8 /moved/y\nunlink /hard2\nrmdir /moved/y/z\ncat file\n");
+        let out = e4sh(&image, &[], &script);
+        assert!(out.status.success(), "{kind}: {}", text(&out));
+        assert!(text(&out).contains("user.a"), "{}", text(&out));
+        reference_fsck(&image);
+        assert_eq!(paths(&image), ["", "a", "a/dev", "a/file", "a/hard", "a/pipe", "a/sym", "moved", "moved/y"]);
+        let tree = image_tree(&open(&image));
+        let file = &tree[&b"a/file"[..]];
+        let block = open(&image).geometry().block_size as usize;
+        let mut want = vec![9; 20_000];
+        want[block..(4 * block).min(20_000)].fill(0);
+        assert!(file.content == want, "{kind}");
+        assert_eq!((file.permissions, file.links, file.size), (0o600, 2, 20_000));
+        assert_eq!(tree[&b"moved/y"[..]].owner, (7, 8));
+        assert_eq!(tree[&b"a/sym"[..]].content, b"target");
+        assert_eq!(file.xattrs[&b"user.a"[..]], b"value");
+    }
+}
+
+#[test]
+fn transactions_are_committed_or_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(image) = image(dir.path(), "-t ext4") else { return };
+    let out = e4sh(&image, &[], "mkdir a\ncommit\nmkdir b\nabort\nmkdir c\n");
+    assert!(out.status.success(), "{}", text(&out));
+    assert_eq!(paths(&image), ["", "a", "c"]);
+    // What was committed stays where a later command fails.
+    let out = e4sh(&image, &[], "mkdir d\ncommit\nmkdir e\nmkdir e\n");
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(paths(&image), ["", "a", "c", "d"]);
+    let out =
+        e4sh(&image, &["--keep-going"], "mkdir e\nmkdir e\nbegin\nmkdir f\nabort\nbegin\nmkdir g\ncommit\nmkdir h\n");
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(paths(&image), ["", "a", "c", "d", "e", "g", "h"]);
+    reference_fsck(&image);
+    let out = Command::new(env!("CARGO_BIN_EXE_e4sh")).args(["-R", "mkdir x"]).arg(&image).output().unwrap();
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out));
+    assert!(text(&out).contains("-w"), "{}", text(&out));
+}
+
+/// 100 scripts, each with one command that fails, somewhere.
+#[test]
+fn a_script_with_a_mistake_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(image) = image(dir.path(), "-t ext4") else { return };
+    let out = e4sh(&image, &[], "mkdir there\nmkdir there/inside\ntouch file\n");
+    assert!(out.status.success(), "{}", text(&out));
+    let before = std::fs::read(&image).unwrap();
+    let wrong = [
+        "mkdir there",
+        "rm none",
+        "rmdir there",
+        "mv there there/inside/x",
+        "frobnicate",
+        "chmod 9 file",
+        "sif file uid x",
+        "ln there hard",
+        "cat none",
+        "write /none/none x",
+        "truncate -s 1 there",
+        "mknod x q",
+    ];
+    let mut state = 12345u32;
+    let mut random = |n: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % n
+    };
+    for case in 0..100 {
+        let bad = wrong[case % wrong.len()];
+        let at = random(8);
+        let lines: Vec<String> = (0..8)
+            .map(|i| match (i == at, random(4)) {
+                (true, _) => bad.to_owned(),
+                (_, 0) => format!("mkdir new{i}"),
+                (_, 1) => format!("touch there/f{i}"),
+                (_, 2) => format!("symlink s{i} target"),
+                _ => format!("truncate -s {} /t{i}", i * 5000),
+            })
+            .collect();
+        let all = lines.join("\n");
+        let out = e4sh(&image, &[], &all);
+        assert!(!out.status.success(), "{all}\n{}", text(&out));
+        assert!(before == std::fs::read(&image).unwrap(), "{all}\nchanged the image");
+        if case % 10 == 0 {
+            // Going on, everything else is done.
+            let copy = dir.path().join("copy");
+            std::fs::copy(&image, &copy).unwrap();
+            let out = e4sh(&copy, &["--keep-going"], &all);
+            assert!(!out.status.success());
+            let without: Vec<&str> = lines.iter().filter(|l| *l != bad).map(String::as_str).collect();
+            let other = dir.path().join("other");
+            std::fs::copy(&image, &other).unwrap();
+            assert!(e4sh(&other, &[], &without.join("\n")).status.success());
+            common::assert_same_tree(&all, &image_tree(&open(&other)), &image_tree(&open(&copy)));
+            reference_fsck(&copy);
+        }
+    }
+}
