@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ext4kit::Error;
-use ext4kit::check::{CheckOptions, Collect, Finding, Journal, Outcome, Problem, Summary, check};
-use ext4kit::device::{BlockDevice, MemoryDevice};
+use ext4kit::check::{
+    Answers, CheckOptions, Collect, Finding, Journal, Outcome, Problem, RepairOptions, Summary, check, repair,
+};
+use ext4kit::device::{BlockDevice, MemoryDevice, RecordDevice};
 use ext4kit::env::{SeededEntropy, Timestamp};
 use ext4kit::format::bitmap::{self, Kind};
 use ext4kit::format::dirent;
@@ -18,6 +20,7 @@ use ext4kit::format::group_desc::GroupDesc;
 use ext4kit::format::inode::{Inode, InodeFlags};
 use ext4kit::format::superblock::Superblock;
 use ext4kit::progress::Silent;
+use ext4kit::testing::crash::{self, Plan};
 use ext4kit::testing::surgery::Surgeon;
 use ext4kit::units::{Fsblk, Group, Ino, Lblk};
 use ext4kit::volume::{LastLink, Mapping, OpenOptions, Owner, Volume};
@@ -475,4 +478,115 @@ fn exit_codes_and_json() {
     assert_eq!(json["findings"][0]["id"], "E4-5-012");
     assert_eq!(json["findings"][0]["e2fsck"], "0x05000c");
     assert_eq!(std::fs::read(&image).unwrap(), patient.bytes, "nothing is written");
+}
+
+/// Repair all; what is left.
+fn mend(device: &Arc<dyn BlockDevice>) -> Result<Outcome, String> {
+    let options = RepairOptions { check: options(1), journal_only: false };
+    let done = repair(device, &options, Answers::Yes, &mut Collect::default(), &Silent).map_err(|e| e.to_string())?;
+    Ok(done.left)
+}
+
+/// Sizes and checksums of the contents of all files in use, sorted.
+fn contents(bytes: &[u8]) -> Vec<(u64, u32)> {
+    let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::from_bytes(bytes.to_vec()));
+    let vol = Volume::open(device, &OpenOptions { verify_groups: false, ..OpenOptions::default() }).unwrap();
+    let mut all: Vec<_> = (vol.geometry().first_ino..=vol.geometry().inodes_count)
+        .filter_map(|n| {
+            let inode = vol.inode(Ino(n)).ok()?;
+            let file = inode.core().links_count.get() > 0 && inode.core().mode.get() & 0o170_000 == 0o100_000;
+            let owner = Owner { ino: Ino(n), inode: &inode };
+            let content = file.then(|| vol.reader(owner).ok()?.read_all(16 << 20).ok()?).flatten()?;
+            Some((inode.size(), crc32c::crc32c(&content)))
+        })
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+fn missing(want: &[(u64, u32)], have: &[(u64, u32)]) -> usize {
+    want.iter().filter(|c| have.binary_search(c).is_err()).count()
+}
+
+fn bytes_of(device: &dyn BlockDevice) -> Vec<u8> {
+    let mut bytes = vec![0; device.len() as usize];
+    device.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn damage_is_repaired_as_well_as_the_reference_does() {
+    let Some(fsck) = common::tool("e2fsck") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (mut cases, mut bad) = (0, Vec::new());
+    for (name, bytes) in &images(&["ext4-1k", "inline", "bigalloc", "ext2", "uninit-bg", "meta-bg", "orphan-file"]) {
+        let healthy: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::from_bytes(bytes.clone()));
+        let surgeon = Surgeon::new(&Volume::open(healthy, &OpenOptions::default()).unwrap()).unwrap();
+        let before = contents(bytes);
+        let mut entropy = SeededEntropy::new(0x3e4d);
+        for case in 0..6 * scale() {
+            let device = Arc::new(MemoryDevice::from_bytes(bytes.clone()));
+            let done: Vec<_> = (0..=case % 4).map(|_| surgeon.operate(&*device, &mut entropy).unwrap()).collect();
+            let [ours, theirs] = ["ours", "theirs"].map(|n| dir.path().join(n));
+            std::fs::write(&theirs, device.to_bytes()).unwrap();
+            let left = mend(&(Arc::clone(&device) as Arc<dyn BlockDevice>));
+            let after = device.to_bytes();
+            std::fs::write(&ours, &after).unwrap();
+            let run = |args: &[&str], image: &Path| {
+                Command::new("timeout").arg("20").arg(&fsck).args(args).arg(image).output().unwrap().status.code()
+            };
+            // Where the reference gives up, nothing is to be compared.
+            if run(&["-fy"], &theirs).is_none_or(|c| c > 3) || run(&["-fn"], &theirs) != Some(0) {
+                continue;
+            }
+            cases += 1;
+            let (outcome, found) = check_bytes(after.clone(), 2);
+            let saved: Vec<_> = contents(&std::fs::read(&theirs).unwrap());
+            let saved: Vec<_> = saved.into_iter().filter(|c| before.binary_search(c).is_ok()).collect();
+            let lost = missing(&saved, &contents(&after));
+            let reference = run(&["-fn"], &ours);
+            if left.as_ref().is_ok_and(|l| l.errors == 0) && outcome.errors == 0 && reference == Some(0) && lost == 0 {
+                continue;
+            }
+            if let Ok(keep) = std::env::var("EXT4KIT_KEEP") {
+                std::fs::copy(&ours, format!("{keep}/repaired-{name}-{case}.img")).unwrap();
+            }
+            bad.push(format!(
+                "{name} {case}: {done:x?}: {left:?}, {:?}, e2fsck {reference:?}, {lost} lost",
+                first(&found)
+            ));
+        }
+    }
+    println!("{cases} damaged images repaired, {} not as they should be\n{}", bad.len(), bad.join("\n"));
+    assert!(bad.len() * 100 <= cases, "{}", bad.join("\n"));
+}
+
+/// A kill at any moment of a repair leaves what a second one finishes, and nothing that was saved is lost.
+#[test]
+fn a_repair_may_be_killed_anywhere() {
+    for (name, bytes) in &images(&["ext4-1k", "ext2"]) {
+        let healthy: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::from_bytes(bytes.clone()));
+        let surgeon = Surgeon::new(&Volume::open(healthy, &OpenOptions::default()).unwrap()).unwrap();
+        let mut entropy = SeededEntropy::new(77);
+        for case in 0..2 * scale() {
+            let device = MemoryDevice::from_bytes(bytes.clone());
+            let done: Vec<_> = (0..3).map(|_| surgeon.operate(&device, &mut entropy).unwrap()).collect();
+            let base = device.to_bytes();
+            let recorded = Arc::new(RecordDevice::new(MemoryDevice::from_bytes(base.clone())));
+            let whole = mend(&(Arc::clone(&recorded) as Arc<dyn BlockDevice>)).unwrap();
+            if whole.errors > 0 || whole.aborted {
+                continue;
+            }
+            let saved = contents(&bytes_of(&*recorded));
+            let plan = Plan { samples: 1, ..Plan::default() };
+            let out = crash::enumerate(&base, &recorded.log(), plan, |device, _, _| {
+                let left = mend(device)?;
+                let lost = missing(&saved, &contents(&bytes_of(&**device)));
+                if left.errors == 0 && lost == 0 { Ok(()) } else { Err(format!("{left:?}, {lost} lost")) }
+            })
+            .unwrap();
+            println!("{name} {case}: {:?}", out.counts);
+            assert_eq!(out.failed, 0, "{name} {case} {done:x?}: {}", out.first_failure.unwrap());
+        }
+    }
 }

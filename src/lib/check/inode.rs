@@ -175,6 +175,9 @@ impl<J: Judge> Check<'_, '_, J> {
         }
         let data = v.has(InodeFlags::INLINE_DATA).then(|| xattrs::in_body(v, xattr::INDEX_SYSTEM, b"data")).flatten();
         self.out.inline_size = data.map(|d| BLOCK_LEN as u64 + d.len() as u64);
+        if v.has(InodeFlags::INLINE_DATA) && v.ino == Ino::ROOT && !has.inline {
+            changes |= self.raise(P::InlineDataSet)?;
+        }
         if v.has(InodeFlags::INLINE_DATA) && !self.is_reserved() {
             match (has.inline, data.is_some()) {
                 (true, true) => {}

@@ -83,6 +83,11 @@ impl Region {
     }
 }
 
+/// A value with the bytes that fill its last word: they count in its hash.
+fn stored(bytes: &[u8], offs: usize, size: usize) -> &[u8] {
+    bytes.get(offs..offs + xattr::padded(size)).or_else(|| bytes.get(offs..offs + size)).unwrap_or_default()
+}
+
 /// Whether the stored hash of a value in place is right, for either reading of characters.
 fn hash_is(e: &Entry<'_>, value: &[u8]) -> bool {
     e.hash == xattr::entry_hash(e.name, value, false) || e.hash == xattr::entry_hash(e.name, value, true)
@@ -208,7 +213,7 @@ fn body_entries(ctx: &Ctx<'_>, v: &View<'_>, area: &[u8], out: &mut Attributes) 
             if size > 0 && !region.take(IBODY_HEADER + e.offs, xattr::padded(size), limit) {
                 return Err(collision());
             }
-            let value = table.get(e.offs..e.offs + size).unwrap_or_default();
+            let value = stored(table, e.offs, size);
             // Old kernels left the hash of attributes in the body zero.
             if e.hash != 0 && !hash_is(&e, value) {
                 let want = xattr::entry_hash(e.name, value, false);
@@ -286,7 +291,7 @@ fn contents<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, at: Fsblk, byt
             if size > 0 && !region.take(e.offs, xattr::padded(size), limit) {
                 judge.raise(of(P::EaAllocCollision))?;
             }
-            let value = bytes.get(e.offs..e.offs + size).unwrap_or_default();
+            let value = stored(bytes, e.offs, size);
             if !hash_is(&e, value) {
                 let want = xattr::entry_hash(e.name, value, false);
                 judge.raise(of(P::AttrHash).num(e.hash).want(want))?;

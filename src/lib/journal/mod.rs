@@ -32,4 +32,4 @@ pub use log::Log;
 pub use recover::{OnDamage, RecoverOptions, Replayed, Report, open_log_recovered, recover, replay_log};
 pub use replay::{Outcome, replay};
 pub use scan::{End, Logged, Scan};
-pub use transact::{ContentWriter, Handle, Journal, JournalOptions};
+pub use transact::{ContentWriter, Handle, Journal, JournalOptions, Savepoint};

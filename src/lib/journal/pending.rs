@@ -17,7 +17,7 @@ use crate::volume::Geometry;
 pub(super) type Blocks = BTreeMap<Fsblk, Arc<[u8]>>;
 
 /// What the running transaction has changed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Running {
     pub(super) blocks: Blocks,
     /// Freed blocks of which the log holds copies.

@@ -54,6 +54,10 @@ impl JournalOptions {
     }
 }
 
+/// A state of the running transaction, see [`Journal::save`].
+#[derive(Clone, Debug)]
+pub struct Savepoint(Running);
+
 /// Where commits go.
 #[derive(Debug)]
 enum Target {
@@ -229,6 +233,17 @@ impl Journal {
     /// blocks stays there, unused. Who has taken blocks or inodes in memory must start anew.
     pub fn discard(&mut self) {
         self.shared.write().running = Running::default();
+    }
+
+    /// The running transaction as it is, to come back to with [`Journal::restore`]. Its cost grows with the transaction.
+    pub fn save(&self) -> Savepoint {
+        Savepoint(self.shared.read().running.clone())
+    }
+
+    /// Forget what the running transaction changed since `point`, which must be of the same transaction. Content stays written;
+    /// who has taken blocks or inodes in memory must look again.
+    pub fn restore(&mut self, point: Savepoint) {
+        self.shared.write().running = point.0;
     }
 
     /// Commit the running transaction. When this returns, it survives a crash. `None` where there was nothing to commit.

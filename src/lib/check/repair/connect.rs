@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
+use super::inode;
 use super::work::{Work, raw};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
@@ -118,6 +119,10 @@ fn lost_found(work: &mut Work<'_, '_>) -> Result<Ino> {
 /// Give an inode the name `#number` in `home`; a directory's `..` leads there. Link counts are pass 4's.
 #[doc(alias = "e2fsck_reconnect_file")]
 fn attach(work: &mut Work<'_, '_>, home: Ino, ino: Ino) -> Result<()> {
+    if raw(work.vol(), ino)?.inode.file_type().is_none() {
+        // Nothing that a name could stand for.
+        return inode::clear(work, ino);
+    }
     let done = work.step(|edit| attach_to(edit, home, ino))?;
     if done.is_none() && home != Ino::ROOT {
         work.step(|edit| attach_to(edit, Ino::ROOT, ino))?;

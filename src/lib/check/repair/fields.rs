@@ -67,7 +67,7 @@ pub(super) fn mend(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
     match f.problem {
         P::NonzeroReservedGdtBlocks => superblock(work, |sb| sb.reserved_gdt_blocks.set(0)),
         P::ClearResizeInode => clear_resize_inode(work),
-        P::ResizeInodeInvalid => make_resize_inode(work),
+        P::ResizeInodeInvalid => renew_resize_inode(work),
         P::DisableResizeInode => {
             superblock(work, |sb| sb.reserved_gdt_blocks.set(0))?;
             features(work, |f| f.compat -= Compat::RESIZE_INODE)?;
@@ -155,6 +155,15 @@ fn clear_resize_inode(work: &mut Work<'_, '_>) -> Result<()> {
         edit.put(&mut o)
     })?;
     Ok(())
+}
+
+/// Make the resize inode anew, or clear it where the filesystem has none.
+pub(super) fn renew_resize_inode(work: &mut Work<'_, '_>) -> Result<()> {
+    if work.vol().geometry().features.compat.contains(Compat::RESIZE_INODE) {
+        make_resize_inode(work)
+    } else {
+        clear_resize_inode(work)
+    }
 }
 
 /// The resize inode: a double-indirect block whose entries are the reserved descriptor blocks; each of those lists its copies

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
-use super::map;
 use super::work::{Work, raw};
+use super::{fields, map};
 use crate::error::Result;
 use crate::format::csum::Checksums;
 use crate::format::features::RoCompat;
@@ -165,6 +165,10 @@ fn one(work: &mut Work<'_, '_>, ino: Ino, all: &[&Finding]) -> Result<()> {
         })?;
     }
     if all.iter().any(|f| map::mends(f.problem)) {
+        if ino == Ino::RESIZE {
+            // What its map should be follows from the geometry.
+            return fields::renew_resize_inode(work);
+        }
         map::mend(work, ino, all)?;
     }
     Ok(())

@@ -1,8 +1,6 @@
 //! The hands on the filesystem: a transaction, a volume over its view, and space to work with.
 //!
-//! [`Work::step`] is one repair: whole in the transaction or not at all. A step that fails (no space, more damage) is undone with
-//! all that was not committed before it; from then on each step is committed on its own, so that the others get through in
-//! the next round.
+//! [`Work::step`] is one repair: whole in the transaction or not at all.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -179,8 +177,6 @@ pub(super) struct Work<'w, 'c> {
     journal: Journal,
     vol: Volume,
     space: Space,
-    /// Commit after each step.
-    careful: bool,
 }
 
 impl<'w, 'c> Work<'w, 'c> {
@@ -204,7 +200,7 @@ impl<'w, 'c> Work<'w, 'c> {
             _ => direct::open_regardless(&vol, write())?,
         };
         let vol = Volume::open(journal.view(), &as_it_is())?;
-        Ok(Self { ctx, now, journal, vol, space: Space::new(ctx, scanned)?, careful: false })
+        Ok(Self { ctx, now, journal, vol, space: Space::new(ctx, scanned)? })
     }
 
     /// The volume as it is with what was done so far.
@@ -217,9 +213,10 @@ impl<'w, 'c> Work<'w, 'c> {
         let most = if self.journal.is_atomic() { self.journal.max_blocks() } else { u64::MAX };
         let (pending, _) = self.journal.pending();
         let full = self.journal.room() < STEP_CREDITS.min(most) || (!self.journal.is_atomic() && pending > DIRECT_STEP);
-        if self.careful || full {
+        if full {
             self.journal.commit()?;
         }
+        let before = self.journal.save();
         let credits = u32::try_from(self.journal.room()).unwrap_or(u32::MAX);
         let mut handle: Handle<'_> = self.journal.start(credits)?;
         let mut spare = Spare { ctx: self.ctx, space: &mut self.space };
@@ -227,8 +224,7 @@ impl<'w, 'c> Work<'w, 'c> {
         match done {
             Ok(t) => Ok(Some(t)),
             Err(e) if is_passable(&e) => {
-                self.careful = true;
-                self.journal.discard();
+                self.journal.restore(before);
                 self.vol = Volume::open(self.journal.view(), &as_it_is())?;
                 Ok(None)
             }
