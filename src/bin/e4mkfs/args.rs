@@ -7,6 +7,7 @@ use ext4kit::cli::{Failure, Session};
 use ext4kit::env::{Entropy, Timestamp};
 use ext4kit::mkfs::parse::{self, Extra};
 use ext4kit::mkfs::{FeatureEdit, FsType, Options, Size, Usage, parse_units};
+use ext4kit::populate::Slack;
 
 /// Make an ext2, ext3 or ext4 filesystem in a file or on a block device.
 #[derive(Parser, Debug)]
@@ -72,9 +73,23 @@ pub(crate) struct Args {
     /// Revision
     #[arg(short = 'r', value_name = "REVISION")]
     pub(crate) revision: Option<u32>,
-    /// Fill it from this directory or tar archive (plain, gzip, zstd, xz); `-` is an archive from standard input
-    #[arg(short = 'd', value_name = "DIR|TAR")]
-    pub(crate) source: Option<PathBuf>,
+    /// Fill it from this directory or tar archive (plain, gzip, zstd, xz); `-` is an archive from standard input. Several are
+    /// laid on top of each other, with the whiteouts of container images
+    #[arg(short = 'd', value_name = "DIR|TAR", action = ArgAction::Append)]
+    pub(crate) sources: Vec<PathBuf>,
+    /// Files from a list, on top of all -d: a line is TYPE PATH MODE UID:GID KEY=VALUE…, types dflhcbpsr (r: gone), keys source,
+    /// text, target, device, mtime, xattr.NAME
+    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    pub(crate) spec: Vec<PathBuf>,
+    /// Leave out files of -d: a name, or with a / a whole path; *, ** and ? are understood
+    #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
+    pub(crate) exclude: Vec<String>,
+    /// Change owners: FROM:TO or FROM:TO:COUNT, with u: or g: before it for users or groups alone
+    #[arg(long, value_name = "MAP", action = ArgAction::Append)]
+    pub(crate) owner_map: Vec<String>,
+    /// Take these permission bits from every file (octal)
+    #[arg(long, value_name = "BITS")]
+    pub(crate) mode_mask: Option<String>,
     /// Overwrite without asking
     #[arg(short = 'F', action = ArgAction::Count)]
     pub(crate) force: u8,
@@ -109,16 +124,22 @@ pub(crate) struct Args {
     /// trees make equal images
     #[arg(long)]
     pub(crate) keep_times: bool,
+    /// As small as can be, for the files and the journal; needs -d or --spec
+    #[arg(long, conflicts_with_all = ["size", "blocks"])]
+    pub(crate) minimize: bool,
+    /// Number or text from which UUID and hash seed are derived, instead of drawing them at random
+    #[arg(long, value_name = "SEED")]
+    pub(crate) seed: Option<String>,
     /// Threads
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
     /// Print a summary as JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Size of the filesystem, as the second argument
+    /// Size of the filesystem, as the second argument; auto, auto+N% or auto+SIZE: what the files need, and so much more
     #[arg(long, value_name = "SIZE")]
     pub(crate) size: Option<String>,
-    /// Image file or block device
+    /// Image file or block device; `-` is standard output
     #[arg(value_name = "IMAGE")]
     pub(crate) image: PathBuf,
     /// Size: blocks, or with a suffix s, k, m, g, t
@@ -146,7 +167,33 @@ impl Args {
     pub(crate) fn units(&self) -> Result<Option<u64>, Failure> {
         let unit = self.exact_block_size()?.map_or(1024, u64::from);
         let text = self.blocks.as_ref().or(self.size.as_ref());
-        Ok(text.filter(|t| *t != "auto").map(|t| parse_units(t, unit)).transpose()?)
+        Ok(text.filter(|t| !t.starts_with("auto")).map(|t| parse_units(t, unit)).transpose()?)
+    }
+
+    /// Room to be left over, where the size is to be found.
+    pub(crate) fn slack(&self) -> Result<Slack, Failure> {
+        let text = self.blocks.as_ref().or(self.size.as_ref());
+        Ok(text.map_or(Ok(None), |t| Slack::parse(t))?.unwrap_or_default())
+    }
+
+    /// Whether the size asked for is what the files need.
+    pub(crate) fn wants_fit(&self) -> bool {
+        self.minimize || self.size.as_ref().or(self.blocks.as_ref()).is_some_and(|t| t.starts_with("auto"))
+    }
+
+    /// The number that identifiers are derived from: the seed, or a fixed time.
+    pub(crate) fn seed(&self, fixed: Option<u64>) -> Option<u64> {
+        let Some(text) = &self.seed else { return fixed };
+        text.parse().ok().or_else(|| {
+            let hash = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).as_u64_pair();
+            Some(hash.0 ^ hash.1)
+        })
+    }
+
+    /// Permission bits to be taken away.
+    pub(crate) fn mode_bits(&self) -> Result<u16, Failure> {
+        let bits = self.mode_mask.as_ref().map_or(Some(0), |t| u16::from_str_radix(t, 8).ok().filter(|b| *b <= 0o7777));
+        bits.ok_or_else(|| Failure::Usage("--mode-mask needs an octal number of at most 7777".into()))
     }
 
     fn exact_block_size(&self) -> Result<Option<u32>, Failure> {
@@ -174,10 +221,12 @@ impl Args {
         let mut o = Options::new(Size::Units(0), id, hash_seed, now);
         let mut extra = Extra::default();
         o.fs_type = FsType::parse(&self.fs_type)?;
-        o.usage = match &self.usage {
-            Some(name) => Some(Usage::parse(name).ok_or_else(|| bad("usage type", name))?),
-            None => None,
-        };
+        o.usage = self.usage.as_ref().map(|name| {
+            Usage::parse(name).unwrap_or_else(|| {
+                session.warn(format_args!("the usage type {name} is not known, and taken as default"));
+                Usage::Default
+            })
+        });
         o.block_size = self.exact_block_size()?;
         o.min_block_size = self.block_size.filter(|b| *b < 0).map(|b| b.unsigned_abs() as u32);
         o.cluster_size = bytes(self.cluster_size.as_deref())?;

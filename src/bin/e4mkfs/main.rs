@@ -1,22 +1,42 @@
-//! `e4mkfs`: make an ext2, ext3 or ext4 filesystem, empty or filled from a directory or a tar archive.
+//! `e4mkfs`: make an ext2, ext3 or ext4 filesystem, empty or filled from directories, tar archives and lists of files.
 
 mod args;
+mod report;
+mod source;
 mod target;
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use args::Args;
 use ext4kit::cli::{self, Exit, Failure, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, WindowDevice};
-use ext4kit::env::Timestamp;
-use ext4kit::mkfs::{Draft, Layout, Options, Size, parse};
-use ext4kit::populate::{Dropped, Files, Filled, Gathered, HostDir, Source, Tree, build, enough_inodes, fit};
+use ext4kit::mkfs::{Draft, Layout, Options, Size};
+use ext4kit::populate::{Files, Filled, Gathered, Source, Tree, build, enough_inodes, fit, minimize, trial};
+use ext4kit::progress::Progress;
 use target::Target;
 
 fn main() -> ExitCode {
     cli::run(Tool::MKFS, |args: Args, session| make(&args, session))
+}
+
+/// What the filesystem is filled with.
+struct Content {
+    source: Box<dyn Source>,
+    tree: Tree,
+    /// Extended attributes, where they had to be known before.
+    attributes: Option<Gathered>,
+}
+
+impl Content {
+    /// Read the attributes, where that has not been done.
+    fn attributes(&mut self, threads: usize, progress: &dyn Progress) -> Result<&Gathered, Failure> {
+        let known = match self.attributes.take() {
+            Some(known) => known,
+            None => Gathered::read(&*self.source, &self.tree, threads, progress)?,
+        };
+        Ok(self.attributes.insert(known))
+    }
 }
 
 fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
@@ -24,105 +44,127 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let now = cli::clock(&["SOURCE_DATE_EPOCH"])?.now();
     // With a fixed time, the rest that would be drawn at random is derived from it.
     let fixed = std::env::var_os("SOURCE_DATE_EPOCH").is_some_and(|v| !v.is_empty());
-    let mut entropy = cli::entropy(fixed.then_some(now.sec as u64))?;
+    let mut entropy = cli::entropy(args.seed(fixed.then_some(now.sec as u64)))?;
     let (mut options, extra) = args.options(now, &mut *entropy, session)?;
     let progress = session.progress(args.quiet);
     let threads = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
-    let source = match &args.source {
-        Some(path) => Some(open_source(path, args, extra.no_copy_xattrs, now)?),
+    let mut content = match source::open(args, extra.no_copy_xattrs, now)? {
+        Some(source) => {
+            let tree = source::list(&*source, args, threads, &*progress)?;
+            Some(Content { source, tree, attributes: None })
+        }
         None => None,
     };
-    let tree = source.as_ref().map(|s| s.list(threads, &*progress)).transpose()?;
-    let exists = args.image.exists();
+    let to_stdout = args.image.as_os_str() == "-";
+    let exists = !to_stdout && args.image.exists();
     let len = if exists { device_len(&args.image)?.saturating_sub(extra.offset) } else { 0 };
-    let given = args.units()?.map(Size::Units).or((len != 0).then_some(Size::Device(len)));
-    let mut attributes = None;
-    match (given, &source, &tree) {
-        (Some(size), _, tree) => {
-            options.size = size;
-            if let Some(tree) = tree {
-                enough_inodes(&mut options, tree)?;
-            }
-        }
-        (None, Some(source), Some(tree)) => {
-            let gathered = Gathered::read(&**source, tree, threads, &*progress)?;
-            fit(&mut options, tree, &gathered)?;
-            attributes = Some(gathered);
-        }
-        _ => return Err(Failure::Usage("no size is given, and there is no image to take it from".into())),
-    }
+    settle_size(args, &mut options, &mut content, len, (threads, &*progress))?;
     let layout = Layout::new(&options)?;
-    if args.dry_run || !args.quiet && !args.json {
-        describe(&layout, session)?;
-    }
-    if args.dry_run {
-        Draft::new(layout)?;
-        return Ok(Exit::Ok);
+    if args.dry_run || !args.quiet && !args.json && !to_stdout {
+        if !args.json {
+            report::describe(&layout, session)?;
+        }
+        if args.dry_run {
+            return plan_only(args, layout, &mut content, session, (threads, &*progress));
+        }
     }
     let need = layout.byte_len();
-    let target = if exists {
+    let target = if to_stdout {
+        Target::stdout(extra.offset + file_len(&options, need))?
+    } else if exists {
         Target::existing(&args.image, extra.offset, need)?
     } else {
         Target::new_file(&args.image, extra.offset + file_len(&options, need))?
     };
-    let window;
-    let device: &dyn BlockDevice = if extra.offset == 0 {
-        target.device()
-    } else {
-        window = WindowDevice::from_offset(target.device(), extra.offset)?;
-        &window
-    };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
-    let filled = pool.install(|| {
-        if let (Some(source), Some(tree)) = (&source, &tree) {
-            let files = Files { source: &**source, tree, attributes };
-            return build(layout, files, device, target.fresh, threads, &*progress);
-        }
-        let mut draft = Draft::new(layout)?;
-        draft.write(device, target.fresh)?;
-        Ok(Filled { draft, dropped: Vec::new() })
-    })?;
+    let filled = write(&target, extra.offset, layout, &mut content, (threads, &*progress))?;
     target.finish()?;
-    tell(&filled.dropped, session);
-    if args.json {
-        summary(&filled.draft, tree.as_ref(), session)?;
+    report::tell(&filled.dropped, session);
+    if args.json && !to_stdout {
+        report::summary(&filled.draft, content.as_ref().map(|c| &c.tree), true, session)?;
     }
     Ok(Exit::Ok)
 }
 
-/// Say which extended attributes are not in the image.
-fn tell(dropped: &[Dropped], session: &Session) {
-    for d in dropped {
-        let (name, path) = (String::from_utf8_lossy(&d.name), String::from_utf8_lossy(&d.path));
-        let more = if d.files > 1 { format!(" and of {} more files", d.files - 1) } else { String::new() };
-        session.warn(format_args!("the filesystem cannot hold the attribute {name} of /{path}{more}"));
+/// Decide on the size, where it depends on what there is: an image of `len` bytes, or files.
+fn settle_size(
+    args: &Args,
+    options: &mut Options,
+    content: &mut Option<Content>,
+    len: u64,
+    (threads, progress): (usize, &dyn Progress),
+) -> Result<(), Failure> {
+    let existing = (len != 0 && !args.wants_fit()).then_some(Size::Device(len));
+    match (args.units()?.map(Size::Units).or(existing), content) {
+        (Some(size), content) => {
+            options.size = size;
+            if let Some(content) = content {
+                enough_inodes(options, &content.tree)?;
+            }
+        }
+        (None, Some(content)) => {
+            content.attributes(threads, progress)?;
+            let Content { tree, attributes: Some(attributes), .. } = content else { return Ok(()) };
+            if args.minimize {
+                minimize(options, tree, attributes)?;
+            } else {
+                fit(options, tree, attributes, args.slack()?)?;
+            }
+        }
+        (None, None) => {
+            return Err(Failure::Usage("no size is given, and there is no image to take it from".into()));
+        }
     }
-}
-
-/// A directory, a tar archive, or `-`: an archive from standard input.
-fn open_source(path: &Path, args: &Args, without_xattrs: bool, now: Timestamp) -> Result<Box<dyn Source>, Failure> {
-    let owner = args.owner.as_deref().map(parse::owner).transpose()?;
-    if path.is_dir() {
-        let source = HostDir::open(path)?.owned_by(owner);
-        let source = if args.keep_times { source.with_times() } else { source };
-        return Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }));
-    }
-    let source = cli::open_tar(path)?.owned_by(owner).implied_at(now);
-    let source = if args.keep_times { source.with_times() } else { source };
-    Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }))
-}
-
-fn summary(draft: &Draft, tree: Option<&Tree>, session: &Session) -> Result<(), Failure> {
-    let l = draft.layout();
-    let summary = serde_json::json!({
-        "blocks": l.block_count(), "block_size": l.block_size(), "inodes": l.inode_count(),
-        "groups": l.group_count(), "free_blocks": draft.free_blocks(),
-        "features": l.features().bits().map(|b| b.to_string()).collect::<Vec<_>>(),
-        "files": tree.map_or(0, Tree::len), "bytes": tree.map_or(0, Tree::data_bytes),
-    });
-    writeln!(session.out(), "{summary}")?;
     Ok(())
+}
+
+/// Say what would be made, and whether everything fits.
+fn plan_only(
+    args: &Args,
+    layout: Layout,
+    content: &mut Option<Content>,
+    session: &Session,
+    (threads, progress): (usize, &dyn Progress),
+) -> Result<Exit, Failure> {
+    let draft = match content {
+        Some(content) => {
+            content.attributes(threads, progress)?;
+            let none = Gathered::default();
+            trial(layout, &content.tree, content.attributes.as_ref().unwrap_or(&none))?
+        }
+        None => Draft::new(layout)?,
+    };
+    if args.json {
+        report::summary(&draft, content.as_ref().map(|c| &c.tree), false, session)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Make the filesystem at `offset` of the target.
+fn write(
+    target: &Target,
+    offset: u64,
+    layout: Layout,
+    content: &mut Option<Content>,
+    (threads, progress): (usize, &dyn Progress),
+) -> Result<Filled, Failure> {
+    let window;
+    let device: &dyn BlockDevice = if offset == 0 {
+        target.device()
+    } else {
+        window = WindowDevice::from_offset(target.device(), offset)?;
+        &window
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
+    Ok(pool.install(|| {
+        if let Some(Content { source, tree, attributes }) = content {
+            let files = Files { source: &**source, tree, attributes: attributes.take() };
+            return build(layout, files, device, target.fresh, threads, progress);
+        }
+        let mut draft = Draft::new(layout)?;
+        draft.write(device, target.fresh)?;
+        Ok(Filled { draft, dropped: Vec::new() })
+    })?)
 }
 
 /// Length of a new file: what was asked for, even where the filesystem leaves a rest of it unused.
@@ -135,20 +177,4 @@ fn file_len(options: &Options, need: u64) -> u64 {
 
 fn device_len(path: &Path) -> Result<u64, Failure> {
     Ok(FileDevice::open(path, Access::ReadOnly)?.len())
-}
-
-fn describe(l: &Layout, session: &Session) -> Result<(), Failure> {
-    let mut out = session.out();
-    writeln!(
-        out,
-        "{} blocks of {} bytes in {} groups, {} inodes",
-        l.block_count(),
-        l.block_size(),
-        l.group_count(),
-        l.inode_count()
-    )?;
-    writeln!(out, "journal: {} blocks", l.journal().total())?;
-    let features: Vec<String> = l.features().bits().map(|b| b.to_string()).collect();
-    writeln!(out, "features: {}", features.join(" "))?;
-    Ok(())
 }

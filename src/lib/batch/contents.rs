@@ -37,7 +37,7 @@ impl Origin {
     ///
     /// # Errors
     /// What cannot be read, by name.
-    pub fn list(source: impl Source + Send + 'static, threads: usize, progress: &dyn Progress) -> Result<Arc<Self>> {
+    pub fn list(source: impl Source + 'static, threads: usize, progress: &dyn Progress) -> Result<Arc<Self>> {
         let tree = source.list(threads, progress)?;
         Ok(Arc::new(Self { source: Box::new(source), tree }))
     }

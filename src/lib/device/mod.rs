@@ -37,7 +37,7 @@ pub use fault::FaultDevice;
 pub use file::{Access, FileDevice};
 pub use memory::MemoryDevice;
 pub use mmap::MmapDevice;
-pub use new_file::NewFile;
+pub use new_file::{NewFile, anonymous_file};
 pub use open::ImageSpec;
 pub use overlay::OverlayDevice;
 pub use record::RecordDevice;

@@ -5,6 +5,7 @@
 //! Publishing is atomic: readers see no file (or the one that was there before), then the whole of the new one.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
@@ -48,6 +49,15 @@ impl NewFile {
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => Self::create_hidden(path, len),
             Err(e) => Err(Error::host("create", path, e)),
         }
+    }
+
+    /// A file of `len` zero bytes in `dir` that will never have a name.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where the directory cannot be written.
+    pub fn unnamed(dir: impl AsRef<Path>, len: u64) -> Result<FileDevice> {
+        let file = anonymous_file(dir.as_ref())?;
+        FileDevice::adopt_new(file.into(), dir.as_ref(), len)
     }
 
     fn create_hidden(path: &Path, len: u64) -> Result<Self> {
@@ -103,6 +113,35 @@ fn hidden_name(path: &Path) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}", std::process::id()));
     path.with_file_name(name)
+}
+
+/// A file without a name in `dir`, for what need not outlive the program.
+///
+/// # Errors
+/// [`Error::Host`] where the directory cannot be written.
+pub fn anonymous_file(dir: &Path) -> Result<File> {
+    let fail = |e: Errno| Error::host("create a temporary file in", dir, e);
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR) {
+        Ok(fd) => return Ok(fd.into()),
+        // Filesystems that do not know it.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+        Err(e) => return Err(fail(e)),
+    }
+    let dir_fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(fail)?;
+    for n in 0..1000 {
+        let name = format!(".ext4kit-{}-{n}", std::process::id());
+        let new = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        match rustix::fs::openat(dir_fd.as_fd(), name.as_str(), new, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => {
+                rustix::fs::unlinkat(dir_fd.as_fd(), name.as_str(), rustix::fs::AtFlags::empty()).map_err(fail)?;
+                return Ok(fd.into());
+            }
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(fail(e)),
+        }
+    }
+    Err(fail(Errno::EXIST))
 }
 
 #[cfg(test)]

@@ -11,8 +11,12 @@ use super::layout::{FIRST_INO, Layout};
 use super::space::Space;
 use crate::error::{Error, Result};
 use crate::format::extent::{Extent, MAX_WRITTEN_LEN};
+use crate::format::features::RoCompat;
 use crate::format::inode::{Inode, TimeField};
 use crate::units::{Fsblk, Ino, Lblk};
+
+/// Bytes from which on a file needs the feature `large_file`.
+const LARGE_FILE: u64 = 1 << 31;
 
 /// What the superblock must say about the system's files.
 #[derive(Clone, Debug, Default)]
@@ -248,6 +252,14 @@ impl Draft {
             inode.set_time(t, self.layout.options.now);
         }
         inode
+    }
+
+    /// An inode of so many bytes: large ones need a feature.
+    #[doc(alias = "ext2fs_needs_large_file_feature")]
+    pub(crate) fn note_size(&mut self, bytes: u64) {
+        if bytes >= LARGE_FILE {
+            self.layout.features.ro_compat |= RoCompat::LARGE_FILE;
+        }
     }
 
     /// Store the number of clusters in use in the inode's block count.

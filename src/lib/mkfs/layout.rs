@@ -111,10 +111,23 @@ impl Layout {
         l.space = Space::new(l.blocks);
         l.take_heads();
         l.tables = place_tables(&mut l)?;
+        l.check_journal()?;
         let ratio = u64::from(l.ratio);
         l.space.round_to_clusters(l.first_data_block, ratio);
         l.overhead = l.space.used() / ratio + div_ceil(l.journal.total(), ratio) + l.first_data_block;
         Ok(l)
+    }
+
+    /// A journal whose size is asked for takes at most half of what is free.
+    fn check_journal(&self) -> Result<()> {
+        // Root directory and lost+found come before the journal, and the resize inode's block.
+        let own = 1 + super::system::lost_found_blocks(self) + u32::from(self.reserved_gdt != 0);
+        let free = (self.blocks - self.first_data_block).saturating_sub(self.space.used() + u64::from(own));
+        if self.journal_is_sized() && self.journal.total() > free / 2 {
+            let allowed = "at most half of the free blocks";
+            return Err(invalid("journal size in blocks", self.journal.total(), allowed));
+        }
+        Ok(())
     }
 
     fn geometry(options: &Options, p: &Params) -> Result<Self> {
@@ -222,8 +235,8 @@ impl Layout {
             return Err(too_small(need));
         }
         if rest != 0 && rest < need + LAST_GROUP_SLACK && self.groups > 1 {
-            let share = self.reserved_blocks as f64 / self.blocks as f64;
-            let _ = p;
+            // The share that was asked for, of what was left when a group was dropped last.
+            let share = p.reserved_blocks as f64 / p.blocks as f64;
             self.blocks -= rest;
             self.reserved_blocks = (share * self.blocks as f64) as u64;
             return Ok(false);
@@ -267,6 +280,13 @@ impl Layout {
         (blocks as u32).saturating_sub(self.desc_blocks).min(self.block_size / 4)
     }
 
+    /// Whether a size of the journal is asked for.
+    fn journal_is_sized(&self) -> bool {
+        let asked = self.options.journal;
+        let fast = self.features.compat.contains(Compat::FAST_COMMIT);
+        asked.size_mib.is_some() || (fast && asked.fast_commit_kib.is_some())
+    }
+
     fn journal_size(&self) -> Result<JournalSize> {
         let asked = self.options.journal;
         if !self.features.compat.contains(Compat::HAS_JOURNAL) || self.blocks < 2048 {
@@ -290,13 +310,8 @@ impl Layout {
         if let (Some(kib), true) = (asked.fast_commit_kib, fast) {
             size.fast_commit = u64::from(kib) * 1024 / u64::from(self.block_size);
         }
-        if asked.size_mib.is_some() || (fast && asked.fast_commit_kib.is_some()) {
-            if !(MIN_JOURNAL..=MAX_JOURNAL).contains(&size.total()) {
-                return Err(invalid("journal size in blocks", size.total(), "1024 to 10240000"));
-            }
-            if size.total() > self.blocks / 2 {
-                return Err(invalid("journal size in blocks", size.total(), "at most half of the filesystem"));
-            }
+        if self.journal_is_sized() && !(MIN_JOURNAL..=MAX_JOURNAL).contains(&size.total()) {
+            return Err(invalid("journal size in blocks", size.total(), "1024 to 10240000"));
         }
         Ok(size)
     }

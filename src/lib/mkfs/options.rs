@@ -160,7 +160,7 @@ pub enum OnError {
 /// The journal's size and place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JournalOptions {
-    /// A journal is wanted even where the type has none (`-j`, `-J`).
+    /// A journal is wanted even where the type has none (`-j`, `-J size=`).
     pub wanted: bool,
     /// Size in MiB, without the fast-commit area; by filesystem size where `None`.
     pub size_mib: Option<u32>,

@@ -186,9 +186,16 @@ fn settle_features(o: &Options, f: &mut Features, blocks: u64) -> Result<()> {
     if f.ro_compat.contains(RoCompat::METADATA_CSUM) {
         f.ro_compat -= RoCompat::GDT_CSUM;
     } else if f.incompat.contains(Incompat::CSUM_SEED) {
-        return Err(conflict("the feature metadata_csum_seed", "needs", "metadata_csum"));
+        // A default that lacks what it needs is dropped, a wish is not.
+        if !base_features(o).incompat.contains(Incompat::CSUM_SEED) {
+            return Err(conflict("the feature metadata_csum_seed", "needs", "metadata_csum"));
+        }
+        f.incompat -= Incompat::CSUM_SEED;
     }
-    if !f.compat.contains(Compat::HAS_JOURNAL) {
+    if f.compat.contains(Compat::ORPHAN_FILE) && !f.compat.contains(Compat::HAS_JOURNAL) {
+        if !base_features(o).compat.contains(Compat::ORPHAN_FILE) {
+            return Err(conflict("the feature orphan_file", "needs", "has_journal"));
+        }
         f.compat -= Compat::ORPHAN_FILE;
     }
     Ok(())

@@ -79,11 +79,13 @@ fn encoding(options: &mut Options, name: &str) -> Result<()> {
 /// # Errors
 /// [`Error::InvalidArgument`] for names and values that do not exist, and for an external journal.
 pub fn journal(options: &mut Options, text: &str) -> Result<()> {
-    options.journal.wanted = true;
     for item in text.split(',').filter(|i| !i.is_empty()) {
         let (name, value) = item.split_once('=').unwrap_or((item, ""));
         match name {
-            "size" => options.journal.size_mib = Some(number(value)?),
+            "size" => {
+                options.journal.size_mib = Some(number(value)?);
+                options.journal.wanted = true;
+            }
             "fast_commit_size" => options.journal.fast_commit_kib = Some(number(value)?),
             "location" => options.journal.location = Some(Amount::parse(value)?),
             "device" => {

@@ -65,7 +65,7 @@ pub(crate) fn dir_format(l: &Layout) -> DirFormat {
 }
 
 /// The blocks of lost+found. With inline data mke2fs makes one less, and so does this.
-fn lost_found_blocks(l: &Layout) -> u32 {
+pub(super) fn lost_found_blocks(l: &Layout) -> u32 {
     let blocks = (LOST_FOUND_BYTES / l.block_size).clamp(2, LOST_FOUND_BLOCKS);
     blocks - u32::from(l.features.incompat.contains(Incompat::INLINE_DATA))
 }
@@ -131,6 +131,7 @@ pub(crate) fn dirent(ino: Ino, name: &[u8], file_type: FileType) -> NewDirent<'_
 /// Attach the map, count blocks, and store the inode.
 pub(crate) fn finish_inode(d: &mut Draft, ino: Ino, mut inode: Inode, extents: &[Extent], clusters: u64) -> Result<()> {
     let mut clusters = clusters;
+    d.note_size(inode.size());
     map::attach(d, ino, &mut inode, extents, &mut clusters)?;
     d.set_clusters(&mut inode, clusters);
     d.inodes.insert(ino.0, inode);
@@ -177,6 +178,7 @@ fn resize_inode(d: &mut Draft) -> Result<()> {
     let mut inode = d.system_inode(FileType::Regular.mode_bits() | PRIVATE);
     inode.update(|c| c.block[52..56].copy_from_slice(&(dind as u32).to_le_bytes()));
     inode.set_size(size);
+    d.note_size(size);
     inode.set_blocks_raw(sectors);
     d.inodes.insert(Ino::RESIZE.0, inode);
     Ok(())

@@ -97,12 +97,7 @@ impl Draft {
 
     /// Write the filesystem together with more inodes, whose data is written already.
     pub(crate) fn write_with(&mut self, dev: &dyn BlockDevice, fresh: bool, more: &dyn Inodes) -> Result<()> {
-        let mut usage = Usage::default();
-        if self.layout().features.ro_compat.contains(RoCompat::QUOTA) {
-            more.count(&mut usage);
-        }
-        create_quota_files(self, usage)?;
-        self.finish_space();
+        self.complete(more)?;
         let need = self.layout().byte_len();
         if dev.len() < need {
             return Err(Error::DeviceTooSmall { need, have: dev.len() });
@@ -118,6 +113,17 @@ impl Draft {
         self.write_kept(dev)?;
         self.write_heads(dev, &sb, &descs)?;
         dev.write_at(sb_format::OFFSET, &sb.encode())
+    }
+
+    /// Allocate what depends on everything else: quota files.
+    pub(crate) fn complete(&mut self, more: &dyn Inodes) -> Result<()> {
+        let mut usage = Usage::default();
+        if self.layout().features.ro_compat.contains(RoCompat::QUOTA) {
+            more.count(&mut usage);
+        }
+        create_quota_files(self, usage)?;
+        self.finish_space();
+        Ok(())
     }
 
     fn write_journal_device(&self, dev: &dyn BlockDevice) -> Result<()> {

@@ -11,8 +11,8 @@ use crate::format::dirent::min_rec_len;
 use crate::format::features::Compat;
 use crate::format::xattr;
 use crate::mkfs::fill::dir_format;
-use crate::mkfs::{Draft, Layout, Options, Size};
-use crate::source::tree::{Data, NodeId, Tree};
+use crate::mkfs::{Draft, Layout, Options, Size, parse_units};
+use crate::source::tree::{Data, Tree};
 
 /// Share of room left over, in percent of what the tree takes.
 const HEADROOM: u64 = 5;
@@ -20,6 +20,47 @@ const HEADROOM: u64 = 5;
 const SMALLEST: u64 = 2 << 20;
 /// Steps of the size, bytes.
 const STEP: u64 = 1 << 20;
+
+/// Room to be left over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slack {
+    /// In percent of what the tree takes.
+    pub percent: u64,
+    /// And so many bytes.
+    pub bytes: u64,
+}
+
+impl Default for Slack {
+    fn default() -> Self {
+        Self { percent: HEADROOM, bytes: 0 }
+    }
+}
+
+impl Slack {
+    /// What `auto`, `auto+N%` and `auto+SIZE` ask for; `None` for any other text.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] where something else follows `auto`.
+    pub fn parse(text: &str) -> Result<Option<Self>> {
+        let Some(rest) = text.strip_prefix("auto") else { return Ok(None) };
+        let bad = || Error::InvalidArgument {
+            name: "size",
+            value: text.to_owned(),
+            allowed: "auto, auto+N% or auto+SIZE, where SIZE may have a suffix K, M, G or T",
+        };
+        if rest.is_empty() {
+            return Ok(Some(Self::default()));
+        }
+        let more = rest.strip_prefix('+').ok_or_else(bad)?;
+        let slack = match more.strip_suffix('%') {
+            Some(percent) => {
+                Self { percent: percent.parse().ok().filter(|p| *p <= 100_000).ok_or_else(bad)?, bytes: 0 }
+            }
+            None => Self { percent: 0, bytes: parse_units(more, 1).map_err(|_| bad())? },
+        };
+        Ok(Some(slack))
+    }
+}
 
 /// Set the number of inodes, where none is asked for and the usual share is not enough for `tree`.
 ///
@@ -38,7 +79,7 @@ pub fn enough_inodes(options: &mut Options, tree: &Tree) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::NoSpace`] where no size will do; what [`Layout::new`] says about the options.
-pub fn fit(options: &mut Options, tree: &Tree, attributes: &Gathered) -> Result<()> {
+pub fn fit(options: &mut Options, tree: &Tree, attributes: &Gathered, slack: Slack) -> Result<()> {
     let own: HashSet<&[u8]> = attributes.iter().flat_map(|(_, _, set)| set).map(|(_, v)| v.as_slice()).collect();
     // Only large values can have inodes of their own; with small blocks more do than here, and room is left for them.
     let own = own.into_iter().filter(|v| v.len() > 900).count() as u64;
@@ -55,8 +96,8 @@ pub fn fit(options: &mut Options, tree: &Tree, attributes: &Gathered) -> Result<
         let short = match Layout::new(options).and_then(Draft::new) {
             Ok(draft) => {
                 let l = draft.layout();
-                let need = blocks(tree, l) + attribute_blocks(tree, attributes, l);
-                let need = need + need * HEADROOM / 100 + 16;
+                let need = blocks(tree, l) + attribute_use(tree, attributes, l).0;
+                let need = need + need * slack.percent / 100 + slack.bytes.div_ceil(l.block_size().into()) + 16;
                 need.saturating_sub(draft.free_blocks()) * u64::from(l.block_size())
             }
             Err(Error::NoSpace { .. } | Error::InvalidArgument { .. }) if bytes < 64 * SMALLEST => STEP,
@@ -70,16 +111,22 @@ pub fn fit(options: &mut Options, tree: &Tree, attributes: &Gathered) -> Result<
     Err(Error::NoSpace { what: "bytes", need: bytes, have: 0 })
 }
 
-/// Blocks that extended attributes take at most: shared blocks, and values in inodes of their own.
-fn attribute_blocks(tree: &Tree, attributes: &Gathered, l: &Layout) -> u64 {
+/// Values that get inodes of their own in a filesystem of `options`, at most.
+pub(super) fn value_inodes(tree: &Tree, attributes: &Gathered, options: &Options) -> Result<u64> {
+    Ok(attribute_use(tree, attributes, &Layout::new(options)?).1)
+}
+
+/// Blocks that extended attributes take at most, shared blocks and values in inodes of their own, and how many such
+/// inodes there are.
+fn attribute_use(tree: &Tree, attributes: &Gathered, l: &Layout) -> (u64, u64) {
     let room = Room::of(l);
     let inline = InlineRules::of(l);
     let (ratio, bs) = (l.cluster_ratio(), u64::from(l.block_size()));
     // For each way of placing a set, whether it needs a block, and how many nodes have it.
-    let mut users: HashMap<(u32, Option<u64>), (bool, u64)> = HashMap::new();
+    let mut users: HashMap<(u32, Option<usize>), (bool, u64)> = HashMap::new();
     let mut values: HashSet<&[u8]> = HashSet::new();
     for (id, set, attrs) in attributes.iter() {
-        let second = second_len(inline, tree, id);
+        let second = tree.node(id).and_then(|n| inline?.second_len(tree, id, n));
         let (outside, users) = users.entry((set, second)).or_default();
         *users += 1;
         if *users == 1 {
@@ -87,7 +134,7 @@ fn attribute_blocks(tree: &Tree, attributes: &Gathered, l: &Layout) -> u64 {
                 let bare = xattr::entry_len(name);
                 (bare + xattr::padded(value), bare)
             };
-            let data = second.map(|n| need(super::inline::NAME.len(), n as usize));
+            let data = second.map(|n| need(super::inline::NAME.len(), n));
             let known = attrs.iter().filter_map(|(n, v)| xattr::split_name(n).map(|(_, rest)| (rest.len(), v)));
             let known: Vec<_> = known.collect();
             let needs = data.into_iter().chain(known.iter().map(|(n, v)| need(*n, v.len())));
@@ -99,14 +146,7 @@ fn attribute_blocks(tree: &Tree, attributes: &Gathered, l: &Layout) -> u64 {
     }
     let blocks: u64 = users.values().filter(|u| u.0).map(|u| u.1.div_ceil(REFCOUNT_MAX.into())).sum();
     let own: u64 = values.iter().map(|v| (v.len() as u64).div_ceil(bs * ratio) + map_clusters(0, 1, bs)).sum();
-    (blocks + own) * ratio
-}
-
-/// Bytes of the second part of a node's inline data; `None` where it has none. At most so many.
-fn second_len(inline: Option<InlineRules>, tree: &Tree, id: NodeId) -> Option<u64> {
-    let node = tree.node(id)?;
-    let rules = inline.filter(|rules| rules.holds(tree, id, node))?;
-    Some(if node.is_dir() { rules.most_second() } else { node.size.saturating_sub(60) })
+    ((blocks + own) * ratio, values.len() as u64)
 }
 
 /// Blocks that the tree takes at most, extended attributes outside of inodes not counted.
@@ -151,4 +191,22 @@ fn map_clusters(blocks: u64, runs: u64, bs: u64) -> u64 {
     let indirect = 1 + blocks.div_ceil(bs / 4) + blocks.div_ceil(bs / 4 * (bs / 4));
     let extents = if runs <= 4 { 0 } else { 1 + (runs + blocks / 32768).div_ceil(bs / 12 - 1) * 2 };
     if blocks > 32768 { indirect.min(blocks / 128) + extents } else { indirect.min(4 + blocks / 128) + extents }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slack_is_a_share_or_a_size() {
+        let parse = |t| Slack::parse(t).ok().flatten().map(|s| (s.percent, s.bytes));
+        assert_eq!(parse("auto"), Some((HEADROOM, 0)));
+        assert_eq!(parse("auto+0%"), Some((0, 0)));
+        assert_eq!(parse("auto+25%"), Some((25, 0)));
+        assert_eq!(parse("auto+64M"), Some((0, 64 << 20)));
+        assert_eq!(Slack::parse("64M").unwrap(), None);
+        for bad in ["auto+", "auto-5%", "auto5%", "auto+x", "auto+%", "automatic"] {
+            assert!(Slack::parse(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::xattrs::INODE_HEAD;
 use crate::format::dirent::{DirFormat, DirPacker, NewDirent, min_rec_len};
 use crate::format::dirhash::DirHash;
-use crate::format::features::Incompat;
+use crate::format::features::{Incompat, RoCompat};
 use crate::format::inline_data::{self, IN_BLOCK, InlineData, PARENT_SIZE};
 use crate::format::inode::FileType;
 use crate::mkfs::Layout;
@@ -27,6 +27,8 @@ pub(super) type Inlined = HashMap<NodeId, InlineData>;
 pub(crate) struct InlineRules {
     capacity: usize,
     format: DirFormat,
+    /// Symbolic links, too. With quotas they are not: the reference checker does not count an inode of that kind.
+    links: bool,
 }
 
 impl InlineRules {
@@ -37,12 +39,19 @@ impl InlineRules {
         let capacity = inline_data::capacity(size, extra, &[])?;
         let on = l.features().incompat.contains(Incompat::INLINE_DATA);
         let format = DirFormat { tail: false, ..dir_format(l) };
-        on.then_some(Self { capacity, format })
+        let links = !l.features().ro_compat.contains(RoCompat::QUOTA);
+        on.then_some(Self { capacity, format, links })
     }
 
-    /// Bytes of the second part at most.
-    pub(super) const fn most_second(&self) -> u64 {
-        self.capacity.saturating_sub(IN_BLOCK) as u64
+    /// Bytes of the second part of a node's inline data; `None` where it has none.
+    pub(super) fn second_len(&self, tree: &Tree, id: NodeId, node: &Node) -> Option<usize> {
+        if !self.holds(tree, id, node) {
+            return None;
+        }
+        if node.is_dir() {
+            return self.parts(tree, tree.dir_entries(node)).map(|p| p.1);
+        }
+        Some((node.size as usize).saturating_sub(IN_BLOCK))
     }
 
     /// Whether the node is stored inside its inode.
@@ -50,7 +59,7 @@ impl InlineRules {
         match node.data {
             Data::File | Data::Sparse(_) => node.size != 0 && node.size <= self.capacity as u64,
             // A shorter one is in the inode anyway.
-            Data::Symlink(_) => node.size >= IN_BLOCK as u64 && node.size <= self.capacity as u64,
+            Data::Symlink(_) => self.links && node.size >= IN_BLOCK as u64 && node.size <= self.capacity as u64,
             Data::Dir { .. } => id != 0 && self.parts(tree, tree.dir_entries(node)).is_some(),
             Data::Device(..) | Data::Special => false,
         }

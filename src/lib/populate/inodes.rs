@@ -10,6 +10,7 @@ use crate::format::extent::{Entries, Node as ExtentNode};
 use crate::format::inode::{BLOCK_LEN, Inode, InodeFlags, encode_time};
 use crate::format::xattr::{self, NewValue, NewXattr};
 use crate::format::{U16, U32};
+use crate::mkfs::Draft;
 use crate::mkfs::fill::{Inodes, Usage};
 use crate::source::tree::{Data, Node, NodeId, Tree};
 use crate::units::Ino;
@@ -59,7 +60,24 @@ impl Inodes for TreeInodes<'_> {
     }
 }
 
-impl TreeInodes<'_> {
+impl<'a> TreeInodes<'a> {
+    pub(crate) fn new(d: &Draft, tree: &'a Tree, plan: &'a Plan, xattrs: &'a XattrTable, inlined: &'a Inlined) -> Self {
+        let l = d.layout();
+        Self {
+            tree,
+            plan,
+            xattrs,
+            inlined,
+            csums: d.checksums(),
+            inode_size: l.inode_size() as u16,
+            sectors: d.ratio() * u64::from(l.block_size() / 512),
+            ratio: d.ratio(),
+            now: l.now(),
+            lost_found: d.lost_found().is_some(),
+            root_owner: l.root_owner(),
+        }
+    }
+
     fn owner(&self, id: NodeId, node: &Node) -> (u32, u32) {
         self.root_owner.filter(|_| id == 0).unwrap_or((node.uid, node.gid))
     }

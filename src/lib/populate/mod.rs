@@ -10,12 +10,16 @@ mod fit;
 mod gather;
 mod inline;
 mod inodes;
+mod minimize;
 mod plan;
 mod xattrs;
 
-pub use crate::source::{Attributes, HostDir, Reader, Segment, Source, TarFile, Tree};
-pub use fit::{enough_inodes, fit};
+pub use crate::source::{
+    Attributes, Exclude, HostDir, Overlay, OwnerMap, Reader, Segment, Source, SpecFile, TarFile, Tree,
+};
+pub use fit::{Slack, enough_inodes, fit};
 pub use gather::{Dropped, Gathered};
+pub use minimize::{minimize, trial};
 
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
@@ -97,20 +101,7 @@ pub fn build(
         found.drop_all(tree);
     }
     let xattrs = XattrTable::new(&mut draft, tree, &found, &copied.inline)?;
-    let l = draft.layout();
-    let inodes = TreeInodes {
-        tree,
-        plan: &plan,
-        xattrs: &xattrs,
-        inlined: &copied.inline,
-        csums,
-        inode_size: l.inode_size() as u16,
-        sectors: draft.ratio() * u64::from(l.block_size() / 512),
-        ratio: draft.ratio(),
-        now: l.now(),
-        lost_found: !own,
-        root_owner: l.root_owner(),
-    };
+    let inodes = TreeInodes::new(&draft, tree, &plan, &xattrs, &copied.inline);
     draft.write_with(dev, fresh, &inodes)?;
     Ok(Filled { draft, dropped: found.dropped().to_vec() })
 }

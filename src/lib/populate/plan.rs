@@ -109,6 +109,7 @@ impl Plan {
             extents: l.features().incompat.contains(Incompat::EXTENTS),
             inline: InlineRules::of(l),
         };
+        d.note_size(tree.nodes.iter().map(|n| n.size).max().unwrap_or(0));
         d.take_inos(tree.len() as u64 - 1)?;
         let nlink = l_has_nlink(d);
         for (id, node) in (0..).zip(&tree.nodes) {

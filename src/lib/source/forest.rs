@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::tree::{Attributes, Data, Entry, Name, NodeId, Segment, Tree};
+use super::rules::Exclude;
+use super::tree::{Attributes, Data, Entry, Name, NodeId, Segment, Tree, join};
 use crate::env::Timestamp;
 use crate::error::{EntryFlaw, Error, Result};
 use crate::format::inode::FileType;
@@ -185,6 +186,40 @@ impl Forest {
         {
             self.forget(old);
         }
+    }
+
+    /// Take a name away, and everything below it.
+    pub(crate) fn remove(&mut self, dir: ItemId, name: &[u8]) {
+        if let Some(Item { body: Body::Dir(children), .. }) = self.items.get_mut(dir as usize)
+            && let Some(old) = children.remove(name)
+        {
+            self.forget(old);
+        }
+    }
+
+    /// Empty a directory.
+    pub(crate) fn clear(&mut self, dir: ItemId) {
+        self.last = (Vec::new(), ROOT);
+        if let Some(Item { body: Body::Dir(children), .. }) = self.items.get_mut(dir as usize) {
+            children.clear();
+        }
+    }
+
+    /// The directory at `path`, links followed; made where it is missing.
+    pub(crate) fn directory_at(&mut self, path: &[u8]) -> Flawed<ItemId> {
+        self.walk(path, true)?.ok_or(EntryFlaw::NotDirectory)
+    }
+
+    /// Take away what the patterns name.
+    pub(crate) fn exclude(&mut self, patterns: &Exclude) {
+        let mut stack = if patterns.is_empty() { Vec::new() } else { vec![(ROOT, Vec::new())] };
+        while let Some((dir, path)) = stack.pop() {
+            let Some(Item { body: Body::Dir(children), .. }) = self.items.get_mut(dir as usize) else { continue };
+            let full = |name: &[u8]| join(&path, name);
+            children.retain(|name, _| !patterns.matches(&full(name)));
+            stack.extend(children.iter().map(|(name, id)| (*id, full(name))));
+        }
+        self.last = (Vec::new(), ROOT);
     }
 
     /// The last directory found may have led through what is gone now.

@@ -14,7 +14,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
-use super::tree::{Attributes, Data, Name, Node, NodeId, Segment, Tree};
+use super::rules::Exclude;
+use super::tree::{Attributes, Data, Name, Node, NodeId, Segment, Tree, join};
 use super::{Reader, Source, Xattrs};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
@@ -36,6 +37,7 @@ pub struct HostDir {
     xattrs: bool,
     times: bool,
     owner: Option<(u32, u32)>,
+    exclude: Exclude,
 }
 
 /// What the walk found in one directory.
@@ -68,7 +70,15 @@ impl HostDir {
         let path = path.as_ref();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::host("open", path, e))?;
-        Ok(Self { path: path.to_path_buf(), top, only: None, xattrs: true, times: false, owner: None })
+        Ok(Self {
+            path: path.to_path_buf(),
+            top,
+            only: None,
+            xattrs: true,
+            times: false,
+            owner: None,
+            exclude: Exclude::default(),
+        })
     }
 
     /// Open the directory of the file at `path` with that file alone in it. With `follow`, a symbolic link stands for what
@@ -89,6 +99,13 @@ impl HostDir {
     #[must_use]
     pub fn without_xattrs(mut self) -> Self {
         self.xattrs = false;
+        self
+    }
+
+    /// Leave out what the patterns name; directories among it are not looked into.
+    #[must_use]
+    pub fn excluding(mut self, patterns: Exclude) -> Self {
+        self.exclude = patterns;
         self
     }
 
@@ -179,7 +196,8 @@ impl HostDir {
         while let Some(entry) = dir.next() {
             let entry = entry.map_err(|e| self.error("read", path, e))?;
             let name = entry.file_name();
-            if !matches!(name.to_bytes(), b"." | b"..") {
+            let left_out = !self.exclude.is_empty() && self.exclude.matches(&join(path, name.to_bytes()));
+            if !matches!(name.to_bytes(), b"." | b"..") && !left_out {
                 names.push(name.to_owned());
             }
         }
@@ -230,16 +248,6 @@ fn stamp(stat: &Stat) -> u64 {
         .wrapping_mul(1_000_000_000)
         .wrapping_add(stat.st_ctime_nsec)
         .wrapping_add((stat.st_size as u64).rotate_left(40))
-}
-
-fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len() + 1 + name.len());
-    out.extend_from_slice(path);
-    if !path.is_empty() {
-        out.push(b'/');
-    }
-    out.extend_from_slice(name);
-    out
 }
 
 /// Directories still to be read, and what was found so far.

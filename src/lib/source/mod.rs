@@ -2,10 +2,16 @@
 
 pub(crate) mod forest;
 mod host;
+mod overlay;
+mod rules;
+mod spec;
 mod tar;
 pub(crate) mod tree;
 
 pub use host::HostDir;
+pub use overlay::Overlay;
+pub use rules::{Exclude, OwnerMap};
+pub use spec::SpecFile;
 pub use tar::TarFile;
 pub use tree::{Attributes, Segment, Tree};
 
@@ -16,7 +22,7 @@ use crate::progress::Progress;
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A source of files.
-pub trait Source: Sync {
+pub trait Source: Send + Sync {
     /// List all files. The tree must be the same whatever the order in which the host lists them and whatever the number
     /// of `threads`.
     ///

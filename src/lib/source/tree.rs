@@ -214,6 +214,17 @@ impl Tree {
     }
 }
 
+/// The path of `name` in the directory at `path`.
+pub(crate) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len() + 1 + name.len());
+    out.extend_from_slice(path);
+    if !path.is_empty() {
+        out.push(b'/');
+    }
+    out.extend_from_slice(name);
+    out
+}
+
 impl Node {
     pub(crate) const fn file_type(&self) -> FileType {
         match FileType::from_mode(self.mode) {

@@ -5,15 +5,9 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 
 use super::header::BLOCK;
-use crate::error::{Error, Result};
 
 /// Bytes of a file read at once: a header, and what comes before and after it.
 const FILE_WINDOW: usize = 4096;
@@ -160,35 +154,10 @@ fn keep(spool: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
     if spool.metadata()?.len() < end { spool.set_len(end) } else { Ok(()) }
 }
 
-/// A file without a name in `dir`.
-pub(super) fn anonymous_file(dir: &Path) -> Result<File> {
-    let fail = |e: Errno| Error::host("create a temporary file in", dir, e);
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::open(dir, flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR) {
-        Ok(fd) => return Ok(fd.into()),
-        // Filesystems that do not know it.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
-        Err(e) => return Err(fail(e)),
-    }
-    let dir_fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(fail)?;
-    for n in 0..1000 {
-        let name = format!(".ext4kit-{}-{n}", std::process::id());
-        let new = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        match rustix::fs::openat(dir_fd.as_fd(), name.as_str(), new, Mode::RUSR | Mode::WUSR) {
-            Ok(fd) => {
-                rustix::fs::unlinkat(dir_fd.as_fd(), name.as_str(), rustix::fs::AtFlags::empty()).map_err(fail)?;
-                return Ok(fd.into());
-            }
-            Err(Errno::EXIST) => {}
-            Err(e) => return Err(fail(e)),
-        }
-    }
-    Err(fail(Errno::EXIST))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::anonymous_file;
     use std::os::unix::fs::MetadataExt;
 
     fn bytes() -> Vec<u8> {

@@ -19,6 +19,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use super::rules::Exclude;
 use super::tree::{Attributes, Data, NodeId, Segment, Tree};
 use super::{Reader, Source, Xattrs};
 use crate::env::Timestamp;
@@ -39,6 +40,7 @@ pub struct TarFile {
     input: Mutex<Option<Input>>,
     spool_dir: PathBuf,
     wanted: Wanted,
+    exclude: Exclude,
     listed: OnceLock<Listed>,
 }
 
@@ -115,8 +117,16 @@ impl TarFile {
             input: Mutex::new(Some(input)),
             spool_dir: SPOOL_DIR.into(),
             wanted: Wanted { xattrs: true, times: false, owner: None, implied },
+            exclude: Exclude::default(),
             listed: OnceLock::new(),
         }
+    }
+
+    /// Leave out what the patterns name.
+    #[must_use]
+    pub fn excluding(mut self, patterns: Exclude) -> Self {
+        self.exclude = patterns;
+        self
     }
 
     /// Leave extended attributes out.
@@ -179,7 +189,7 @@ impl TarFile {
             Input::Stream(stream) => stream,
         };
         let stream = unpack::unpack(packed).map_err(|e| self.error("read", e))?;
-        let spool = feed::anonymous_file(&self.spool_dir)?;
+        let spool = crate::device::anonymous_file(&self.spool_dir)?;
         let scanned = Scan::new(&self.name, Feed::stream(stream, &spool), self.wanted).run(progress)?;
         Ok((scanned, spool, 0))
     }
@@ -197,15 +207,18 @@ impl Source for TarFile {
             // Listed before: what it was read from, or kept in, is still there.
             let listed = self.listed.get().ok_or_else(|| Error::HostChanged { path: self.name.clone() })?;
             let scan = Scan::new(&self.name, Feed::file(&listed.file, listed.base), self.wanted);
-            return Ok(scan.run(progress)?.forest.flatten()?.tree);
+            let mut forest = scan.run(progress)?.forest;
+            forest.exclude(&self.exclude);
+            return Ok(forest.flatten()?.tree);
         };
         let before = match &input {
             Input::File { file, .. } => Some(stamp(file).map_err(|e| self.error("stat", e))?),
             Input::Stream(_) => None,
         };
         progress.begin(Step { name: "listing the archive", unit: Unit::Files, total: None });
-        let (scanned, file, base) = self.read(input, progress)?;
+        let (mut scanned, file, base) = self.read(input, progress)?;
         progress.end();
+        scanned.forest.exclude(&self.exclude);
         let flat = scanned.forest.flatten()?;
         let set = |item: &u32| scanned.forest.item(*item).map_or(u32::MAX, |i| i.set);
         let set_of = if scanned.sets.is_empty() { Vec::new() } else { flat.item_of.iter().map(set).collect() };

@@ -1,0 +1,49 @@
+//! What is said about the filesystem: as text before it is made, as JSON when it is, and what it does not hold.
+
+use std::io::Write;
+
+use ext4kit::cli::{Failure, Session};
+use ext4kit::mkfs::{Draft, Layout};
+use ext4kit::populate::{Dropped, Tree};
+
+/// A few lines about the layout.
+pub(crate) fn describe(l: &Layout, session: &Session) -> Result<(), Failure> {
+    let mut out = session.out();
+    writeln!(
+        out,
+        "{} blocks of {} bytes in {} groups, {} inodes",
+        l.block_count(),
+        l.block_size(),
+        l.group_count(),
+        l.inode_count()
+    )?;
+    writeln!(out, "journal: {} blocks", l.journal().total())?;
+    writeln!(out, "features: {}", features(l).join(" "))?;
+    Ok(())
+}
+
+fn features(l: &Layout) -> Vec<String> {
+    l.features().bits().map(|b| b.to_string()).collect()
+}
+
+/// Everything as JSON. `written` says whether there is an image.
+pub(crate) fn summary(draft: &Draft, tree: Option<&Tree>, written: bool, session: &Session) -> Result<(), Failure> {
+    let l = draft.layout();
+    let summary = serde_json::json!({
+        "written": written, "size": l.byte_len(), "blocks": l.block_count(), "block_size": l.block_size(),
+        "inodes": l.inode_count(), "inode_size": l.inode_size(), "groups": l.group_count(),
+        "journal_blocks": l.journal().total(), "free_blocks": draft.free_blocks(), "features": features(l),
+        "files": tree.map_or(0, Tree::len), "bytes": tree.map_or(0, Tree::data_bytes),
+    });
+    writeln!(session.out(), "{summary}")?;
+    Ok(())
+}
+
+/// Say which extended attributes are not in the image.
+pub(crate) fn tell(dropped: &[Dropped], session: &Session) {
+    for d in dropped {
+        let (name, path) = (String::from_utf8_lossy(&d.name), String::from_utf8_lossy(&d.path));
+        let more = if d.files > 1 { format!(" and of {} more files", d.files - 1) } else { String::new() };
+        session.warn(format_args!("the filesystem cannot hold the attribute {name} of /{path}{more}"));
+    }
+}

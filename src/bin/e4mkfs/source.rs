@@ -1,0 +1,60 @@
+//! What the filesystem is filled from: directories, archives and lists, and what is changed of them.
+
+use std::path::Path;
+
+use ext4kit::cli::{self, Failure};
+use ext4kit::env::Timestamp;
+use ext4kit::mkfs::parse;
+use ext4kit::populate::{Exclude, HostDir, Overlay, OwnerMap, Source, SpecFile, Tree};
+use ext4kit::progress::Progress;
+
+use crate::args::Args;
+
+/// Everything that `-d` and `--spec` name; `None` where they name nothing.
+pub(crate) fn open(args: &Args, without_xattrs: bool, now: Timestamp) -> Result<Option<Box<dyn Source>>, Failure> {
+    let mut layers: Vec<Box<dyn Source>> = Vec::new();
+    if args.sources.iter().filter(|s| s.as_os_str() == "-").count() > 1 {
+        return Err(Failure::Usage("standard input can be used only once".into()));
+    }
+    for path in &args.sources {
+        layers.push(one(path, args, without_xattrs, now)?);
+    }
+    for path in &args.spec {
+        layers.push(Box::new(SpecFile::open(path, now)?));
+    }
+    // A list may take away what is below it, so it is a layer even if it is alone.
+    if layers.len() > 1 || !args.spec.is_empty() {
+        return Ok(Some(Box::new(Overlay::new(layers, now))));
+    }
+    Ok(layers.pop())
+}
+
+/// A directory, a tar archive, or `-`: an archive from standard input.
+fn one(path: &Path, args: &Args, without_xattrs: bool, now: Timestamp) -> Result<Box<dyn Source>, Failure> {
+    let exclude = Exclude::new(&args.exclude);
+    if path.is_dir() {
+        let source = HostDir::open(path)?.excluding(exclude);
+        let source = if args.keep_times { source.with_times() } else { source };
+        return Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }));
+    }
+    let source = cli::open_tar(path)?.excluding(exclude).implied_at(now);
+    let source = if args.keep_times { source.with_times() } else { source };
+    Ok(Box::new(if without_xattrs { source.without_xattrs() } else { source }))
+}
+
+/// List the files, with the owners and permissions that they get.
+pub(crate) fn list(source: &dyn Source, args: &Args, threads: usize, progress: &dyn Progress) -> Result<Tree, Failure> {
+    let mut owners = OwnerMap::default();
+    for text in &args.owner_map {
+        owners.add(text)?;
+    }
+    let owner = args.owner.as_deref().map(parse::owner).transpose()?;
+    let bits = args.mode_bits()?;
+    let mut tree = source.list(threads, progress)?;
+    tree.map_owners(&owners);
+    if let Some(owner) = owner {
+        tree.set_owner(owner);
+    }
+    tree.clear_permissions(bits);
+    Ok(tree)
+}
