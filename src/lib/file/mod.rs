@@ -5,7 +5,7 @@
 //! it, pure state that does no I/O: [`extent_status`], the cache of what each block of a file is; [`delalloc`], the cluster
 //! arithmetic of reservations over it; [`folio`], the page cache; [`space`], what may still be promised.
 //!
-//! How data gets to the device is a [`WritePath`]; [`buffer_head`] is the one of buffer heads.
+//! How data gets to the device is a [`WritePath`]: [`buffer_head`] or [`iomap`], chosen for each file by [`Mount::uses_iomap`].
 //!
 //! Units: logical blocks of the filesystem's block size, clusters of `1 << cluster_bits` blocks, bytes of a file.
 
@@ -18,6 +18,7 @@ mod fallocate;
 pub mod folio;
 mod initialise;
 mod inode;
+pub mod iomap;
 mod map;
 #[cfg(test)]
 mod model_tests;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::extent_status::EsStatus;
 use super::{Mount, MountOptions};
 use crate::check::{self, CheckOptions, Collect};
 use crate::device::{BlockDevice, MemoryDevice};
@@ -169,7 +170,15 @@ impl Rig {
 fn files_hold_what_was_written_whatever_the_options() {
     let total: u64 = std::env::var("EXT4KIT_MODEL_OPS").ok().and_then(|v| v.parse().ok()).unwrap_or(1500);
     let shapes: &[(u32, Option<u32>)] = &[(4096, None), (1024, None), (1024, Some(8192)), (4096, Some(16384))];
-    let mounts = ["rw", "rw,dioread_lock", "rw,nodelalloc", "rw,data=journal", "rw,data=writeback"];
+    let mounts = [
+        "rw",
+        "rw,dioread_lock",
+        "rw,nodelalloc",
+        "rw,data=journal",
+        "rw,data=writeback",
+        "rw,buffered_iomap",
+        "rw,nodelalloc,buffered_iomap",
+    ];
     let each = total / (shapes.len() * mounts.len()) as u64;
     let mut seed = 1;
     for (block, cluster) in shapes {
@@ -203,6 +212,33 @@ fn a_write_is_reserved_until_it_is_written_back() {
 }
 
 #[test]
+fn the_size_on_disk_follows_the_data_on_the_iomap_path() {
+    let mut rig = Rig::new(4096, None, "rw,buffered_iomap", 1);
+    let ino = rig.files[0].0;
+    rig.mount.write(ino, 0, &[1; 10000]).unwrap();
+    let i = rig.mount.inode(ino).unwrap();
+    assert_eq!((rig.mount.path_of(i).name(), i.dd.reserved(), i.disksize), ("iomap", 3, 0));
+    // One mapping serves the whole write, and one extent all of it.
+    assert_eq!(i.dd.es().iter().filter(|e| e.status == EsStatus::Delayed).map(|e| e.len).collect::<Vec<_>>(), [3]);
+    rig.mount.write_back(ino, 0..u64::MAX).unwrap();
+    let i = rig.mount.inode(ino).unwrap();
+    assert_eq!((i.dd.reserved(), i.disksize, i.ordered.clone()), (0, 10000, None));
+    // Without delayed allocation nothing is written before its data is: a crash shows zeros, never old blocks.
+    let mut rig = Rig::new(4096, None, "rw,nodelalloc,buffered_iomap", 1);
+    let ino = rig.files[0].0;
+    rig.mount.write(ino, 0, &[1; 8192]).unwrap();
+    rig.mount.force_commit().unwrap();
+    let i = rig.mount.inode(ino).unwrap();
+    assert!(i.dd.es().iter().all(|e| e.status != EsStatus::Written));
+    assert_eq!(i.disksize, 0);
+    let data = Rig::new(4096, None, "rw,data=journal,buffered_iomap", 1);
+    let mut mount = data.mount;
+    mount.load(data.files[0].0).unwrap();
+    let i = mount.inode(data.files[0].0).unwrap();
+    assert_eq!(mount.uses_iomap(i), (false, "its data goes through the journal"));
+}
+
+#[test]
 fn without_room_a_write_is_short_and_nothing_leaks() {
     let mut rig = Rig::new(1024, None, "rw", 1);
     let ino = rig.files[0].0;
@@ -217,6 +253,22 @@ fn without_room_a_write_is_short_and_nothing_leaks() {
         assert!(at < 24 << 20);
     };
     assert!(end > 10 << 20, "{end}");
+    // What a cut frees can be handed out after a commit: writeback makes one, and leaves nothing behind.
+    for (cut, options) in [(0, "rw"), (1 << 20, "rw,buffered_iomap"), (5 << 20, "rw")] {
+        rig.mount.options = MountOptions::parse(options).unwrap();
+        rig.mount.sync().unwrap();
+        rig.mount.truncate(ino, cut).unwrap();
+        let n = rig.mount.write(ino, cut, &vec![7; 6 << 20]).unwrap() as u64;
+        rig.mount.sync().unwrap();
+        let i = rig.mount.inode(ino).unwrap();
+        assert_eq!((i.dd.reserved(), i.disksize, n), (0, cut + n, 6 << 20));
+        assert_eq!(rig.mount.check_state().unwrap(), None);
+        rig.files[0].1 = vec![7; (cut + n) as usize];
+        rig.compare(0, 0);
+        let whole = rig.mount.write(ino, cut + n, &vec![7; 20 << 20]).unwrap_or(0) as u64;
+        rig.files[0].1 = vec![7; (cut + n + whole) as usize];
+    }
+    let end = rig.files[0].1.len() as u64;
     assert_eq!(rig.mount.check_state().unwrap(), None);
     rig.files[0].1 = vec![7; end as usize];
     rig.finish();

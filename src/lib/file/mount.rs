@@ -208,7 +208,7 @@ impl Mount {
     /// Whether new written blocks are to be on the device before a commit maps them.
     #[doc(alias = "ext4_should_order_data")]
     pub(super) fn orders_data(&self, i: &MemInode) -> bool {
-        self.options.data == DataMode::Ordered && !self.journals_data(i)
+        self.options.data == DataMode::Ordered && !self.journals_data(i) && !self.uses_iomap(i).0
     }
 
     /// Whether writeback allocates unwritten extents.

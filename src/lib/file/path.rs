@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::buffer_head::BufferHead;
 use super::inode::MemInode;
+use super::iomap::Iomap;
 use super::mount::Mount;
 use crate::error::Result;
 
@@ -28,7 +29,6 @@ pub trait WritePath: Sync {
 impl Mount {
     /// The path that a file's writes take.
     pub fn path_of(&self, i: &MemInode) -> &'static dyn WritePath {
-        let _ = i;
-        &BufferHead
+        if self.uses_iomap(i).0 { &Iomap } else { &BufferHead }
     }
 }

@@ -45,7 +45,9 @@ impl Mount {
             if m.journals_data(i) {
                 return m.journal_folio(i, index, &all);
             }
-            if let Some(f) = i.cache.find_mut(page) {
+            if !m.uses_iomap(i).0
+                && let Some(f) = i.cache.find_mut(page)
+            {
                 f.dirty_all();
             }
             Ok(())

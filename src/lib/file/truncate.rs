@@ -95,7 +95,9 @@ impl Mount {
         let (index, offset, uptodate) = (f.index, from - f.pos(), f.uptodate);
         let at = (offset >> bits) as usize;
         let mut b = f.buffers[at];
-        if !b.mapped {
+        // On the iomap path a dirty block need not have been looked up.
+        let known = b.mapped || (b.dirty && self.uses_iomap(i).0);
+        if !known {
             let e = self.query(i, lblk, 1)?;
             if e.status != EsStatus::Written {
                 return Ok(());

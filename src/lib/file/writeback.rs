@@ -103,7 +103,9 @@ impl Mount {
             }
             match done {
                 Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 => {
+                    // What was freed can be handed out after a commit; what was gathered is gathered anew.
                     commits += 1;
+                    pass.finished = false;
                     self.commit(Some(i))?;
                 }
                 Err(e) if is_full(&e) => {
@@ -116,7 +118,10 @@ impl Mount {
                     i.lost = true;
                     return Err(e);
                 }
-                done => done?,
+                done => {
+                    done?;
+                    commits = 0;
+                }
             }
         }
         Ok(())
@@ -221,6 +226,7 @@ impl Mount {
                 }
                 Err(e) => {
                     let again = is_full(&e) && progress && self.space.free.exact() > 0;
+                    pass.finished &= !again;
                     done = if again { Ok(()) } else { Err(e) };
                     break;
                 }

@@ -20,6 +20,8 @@ const MAX_IMAGE: u64 = 4 << 30;
 /// [`Error::InvalidArgument`] for arguments that are not known, and those of making a filesystem.
 pub fn make(head: &Head, now: Timestamp) -> Result<MemoryDevice> {
     let mut options = Options::new(Size::Units(1), UUID, UUID, now);
+    // The recordings' filesystems were made by a mke2fs whose defaults have no orphan file.
+    options.features.extend(FeatureEdit::parse_list("^orphan_file")?);
     let words: Vec<String> = head.mkfs.iter().map(word).collect();
     let mut rest = words.iter();
     while let Some(name) = rest.next() {

@@ -1,0 +1,307 @@
+//! Buffered writes with iomap: one mapping for as long a range as possible, the folios after it. Kernel names:
+//! `iomap_file_buffered_write`, `ext4_iomap_buffered_da_write_begin`, `iomap_writepages`. Offsets in bytes.
+//!
+//! New blocks are always unwritten until their data is on the device, so no commit can show stale data and there is no
+//! ordered mode. `i_disksize` moves at the end of I/O, under what `i_size` is then. Writeback maps a whole delayed extent on
+//! the first call, clipped by the range that is written back. The state of a block is what it is in the page cache
+//! (known, dirty); where it lies is asked each time, and used only while the validity cookie of the extent-status tree holds.
+
+use std::ops::Range;
+
+use super::extent_status::{Cookie, EsEntry, EsStatus};
+use super::folio::{Folio, PAGE_BITS};
+use super::inode::MemInode;
+use super::map::Create;
+use super::mount::{Mount, is_full};
+use super::path::WritePath;
+use crate::error::Result;
+
+/// The path of iomap.
+#[derive(Clone, Copy, Debug)]
+pub struct Iomap;
+
+/// A mapping that is being used, and what says whether it still holds.
+#[derive(Clone, Copy, Debug)]
+struct Mapping {
+    e: EsEntry,
+    /// This call reserved or allocated it: what of it stays unused is given back.
+    new: bool,
+    cookie: Cookie,
+}
+
+impl WritePath for Iomap {
+    fn name(&self) -> &'static str {
+        "iomap"
+    }
+
+    fn write(&self, m: &mut Mount, i: &mut MemInode, pos: u64, data: &[u8]) -> Result<usize> {
+        let old = i.size;
+        if pos > old {
+            // The rest of the old last block, outside any transaction of the write.
+            m.zero_tail(i, old, pos)?;
+        }
+        let mut done = 0;
+        while done < data.len() {
+            m.make_room(Some(i))?;
+            let at = pos + done as u64;
+            match m.write_mapping(i, at, &data[done..]) {
+                Ok(n) => done += n,
+                Err(e) if done > 0 && is_full(&e) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn make_writable(&self, m: &mut Mount, i: &mut MemInode, page: u64) -> Result<()> {
+        if page << PAGE_BITS >= i.size {
+            return Err(super::buffer_head::too_far(page << PAGE_BITS));
+        }
+        let f = i.cache.grab(page, 0);
+        let (index, pos, size) = (f.index, f.pos(), f.size());
+        m.read_folio(i, index)?;
+        let end = pos + size.min(i.size - pos);
+        let mut at = pos;
+        while at < end {
+            let map = m.map_write(i, at, end - at)?;
+            at = u64::from(map.e.end()) << m.block_bits();
+        }
+        m.mark_dirty(i, index, &(pos..end));
+        Ok(())
+    }
+
+    fn write_back(&self, m: &mut Mount, i: &mut MemInode, range: Range<u64>) -> Result<()> {
+        m.write_folios(i, range)
+    }
+}
+
+impl Mount {
+    /// A mapping for a write of `len` bytes at `pos`: what is there, or reserved (allocated, where nothing is delayed).
+    #[doc(alias = "ext4_iomap_buffered_io_begin")]
+    fn map_write(&mut self, i: &mut MemInode, pos: u64, len: u64) -> Result<Mapping> {
+        let (lblk, end) = (self.block_of(pos), self.block_up(pos + len));
+        let delayed = self.options.delalloc && {
+            if self.space.wants_writeback() {
+                self.relieve(i)?;
+            }
+            !self.space.is_short()
+        };
+        let mut tries = 0;
+        loop {
+            let got = if delayed {
+                self.map_delayed(i, lblk, end - lblk)
+            } else {
+                self.map_create(i, lblk, end - lblk, Create { unwritten: true, ..Create::default() })
+            };
+            match got {
+                Ok(m) => return Ok(Mapping { e: m.e, new: m.new, cookie: i.dd.es().cookie() }),
+                Err(e) if is_full(&e) && self.should_retry(i, &mut tries)? => {}
+                // A long reservation may fail where one block has room.
+                Err(e) if is_full(&e) && end - lblk > 1 => {
+                    return self.map_write(i, pos, self.block_size() - pos % self.block_size());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Take what one mapping holds of a write.
+    #[doc(alias = "iomap_write_iter")]
+    fn write_mapping(&mut self, i: &mut MemInode, pos: u64, data: &[u8]) -> Result<usize> {
+        let map = self.map_write(i, pos, data.len() as u64)?;
+        let bits = self.block_bits();
+        let stop = (u64::from(map.e.end()) << bits).min(pos + data.len() as u64);
+        let mut at = pos;
+        while at < stop {
+            // The folio first, then: does the mapping still hold?
+            let f = i.cache.grab(at >> PAGE_BITS, stop - at);
+            f.create_buffers(bits);
+            let (index, end) = (f.index, f.end().min(stop));
+            if !i.dd.es().is_valid(map.cookie) {
+                break;
+            }
+            if let Err(e) = self.fill_around(i, index, &(at..end), &map) {
+                self.give_back(i, &map, at);
+                return Err(e);
+            }
+            if let Some(f) = i.cache.find_mut(index) {
+                let from = (at - f.pos()) as usize;
+                let to = (end - f.pos()) as usize;
+                f.data[from..to].copy_from_slice(&data[(at - pos) as usize..(end - pos) as usize]);
+            }
+            self.mark_dirty(i, index, &(at..end));
+            i.size = i.size.max(end);
+            at = end;
+        }
+        Ok((at - pos) as usize)
+    }
+
+    /// The blocks at the edges of a write must be known: read, or zeros where nothing was written yet.
+    #[doc(alias = "__iomap_write_begin")]
+    fn fill_around(&self, i: &mut MemInode, index: u64, range: &Range<u64>, map: &Mapping) -> Result<()> {
+        let block = self.block_size();
+        for n in [range.start / block, (range.end - 1) / block] {
+            let (start, end) = (n * block, (n + 1) * block);
+            let partial = start < range.start || end > range.end;
+            let Some(f) = i.cache.find_mut(index) else { return Ok(()) };
+            let (at, first) = ((start - f.pos()) as usize, f.uptodate);
+            let b = &mut f.buffers[at / block as usize];
+            if first || b.uptodate || !partial {
+                continue;
+            }
+            b.uptodate = true;
+            let slot = &mut f.data[at..at + block as usize];
+            if map.e.status == EsStatus::Written {
+                let pblk = map.e.pblk.saturating_add(n - u64::from(map.e.lblk.0));
+                self.read_block(pblk, slot)?;
+            } else {
+                slot.fill(0);
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_dirty(&self, i: &mut MemInode, index: u64, range: &Range<u64>) {
+        let bits = self.block_bits();
+        if let Some(f) = i.cache.find_mut(index) {
+            f.create_buffers(bits);
+        }
+        self.commit_write(i, index, range);
+    }
+
+    /// A write failed: delayed blocks that it made, and that no dirty folio covers, are given back.
+    #[doc(alias = "ext4_iomap_punch_delalloc")]
+    fn give_back(&mut self, i: &mut MemInode, map: &Mapping, from: u64) {
+        if map.new && map.e.status == EsStatus::Delayed {
+            let first = self.block_up(from).max(map.e.lblk.0);
+            let clean: Vec<u32> = (first..map.e.end()).filter(|b| !self.is_dirty(i, *b)).collect();
+            for b in clean {
+                i.dd.remove(b..b + 1, &mut self.space);
+            }
+        }
+    }
+
+    fn is_dirty(&self, i: &MemInode, lblk: u32) -> bool {
+        let pos = u64::from(lblk) << self.block_bits();
+        let at = |f: &Folio| ((pos - f.pos()) >> self.block_bits()) as usize;
+        i.cache.find(pos >> PAGE_BITS).is_some_and(|f| f.buffers.get(at(f)).is_some_and(|b| b.dirty))
+    }
+
+    /// Before a write beyond the end: what of the old last block lies behind the old end becomes zeros.
+    fn zero_tail(&mut self, i: &mut MemInode, old: u64, pos: u64) -> Result<()> {
+        let block = self.block_size();
+        let end = old.next_multiple_of(block).min(pos);
+        if old >= end {
+            return Ok(());
+        }
+        let lblk = self.block_of(old);
+        let e = self.query(i, lblk, 1)?;
+        let cached = self.is_dirty(i, lblk);
+        if e.status != EsStatus::Written && !cached {
+            return Ok(());
+        }
+        let f = i.cache.grab(old >> PAGE_BITS, 0);
+        let index = f.index;
+        self.read_folio(i, index)?;
+        if let Some(f) = i.cache.find_mut(index) {
+            let (from, to) = ((old - f.pos()) as usize, (end - f.pos()) as usize);
+            f.data[from..to].fill(0);
+        }
+        self.mark_dirty(i, index, &(old..end));
+        Ok(())
+    }
+
+    /// Write back what is dirty in the folios that meet `range`.
+    #[doc(alias = "iomap_writepages")]
+    fn write_folios(&mut self, i: &mut MemInode, range: Range<u64>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let (bits, last) = (self.block_bits(), (range.end - 1) >> PAGE_BITS);
+        let mut commits = 0;
+        let mut at = range.start >> PAGE_BITS;
+        while let Some(index) = i.cache.next_dirty(at, last) {
+            self.make_room(Some(i))?;
+            let Some(run) = self.dirty_run(i, index, last) else {
+                if let Some(f) = i.cache.find_mut(index) {
+                    f.dirty = false;
+                    at = f.next_index();
+                }
+                continue;
+            };
+            let e = self.query(i, run.start, run.end - run.start)?;
+            let how = Create { unwritten: true, reserved: e.status == EsStatus::Delayed, ..Create::default() };
+            match self.map_create(i, run.start, e.end() - run.start, how) {
+                Ok(m) => {
+                    commits = 0;
+                    self.submit_run(i, &m.e)?;
+                }
+                Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 => {
+                    commits += 1;
+                    self.commit(Some(i))?;
+                }
+                Err(e) => {
+                    if is_full(&e) {
+                        // The data is lost, loudly; the reservation is not.
+                        i.dd.remove(run.clone(), &mut self.space);
+                        i.cache.truncate(u64::from(run.start) << bits, u64::from(run.end) << bits, i.size);
+                        i.lost = true;
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The contiguous dirty blocks from the first one of a folio on, up to the end of the file and of page `last`'s folio.
+    fn dirty_run(&self, i: &mut MemInode, index: u64, last: u64) -> Option<Range<u32>> {
+        let (bits, limit) = (self.block_bits(), self.block_up(i.size));
+        let first_page = i.cache.find(index)?;
+        let base = self.block_of(first_page.pos());
+        let skip = first_page.buffers.iter().position(|b| b.dirty)?;
+        let start = base + skip as u32;
+        if start >= limit {
+            for b in &mut i.cache.find_mut(index)?.buffers {
+                b.dirty = false;
+            }
+            return None;
+        }
+        let mut end = start;
+        while end < limit {
+            let pos = u64::from(end) << bits;
+            let Some(f) = i.cache.find(pos >> PAGE_BITS).filter(|f| f.index <= last && f.dirty) else { break };
+            if !f.buffers.get(((pos - f.pos()) >> bits) as usize).is_some_and(|b| b.dirty) {
+                break;
+            }
+            end += 1;
+        }
+        Some(start..end)
+    }
+
+    /// Write mapped blocks; at the end of the I/O convert them and move `i_disksize`.
+    #[doc(alias = "ext4_iomap_end_bio")]
+    fn submit_run(&mut self, i: &mut MemInode, e: &EsEntry) -> Result<()> {
+        let (bits, block) = (self.block_bits(), self.block_size());
+        for lblk in e.lblk.0..e.end() {
+            let pos = u64::from(lblk) << bits;
+            let size = i.size;
+            let Some(f) = i.cache.find_mut(pos >> PAGE_BITS) else { continue };
+            let at = (pos - f.pos()) as usize;
+            let keep = size.saturating_sub(pos).min(block) as usize;
+            f.data[at + keep..at + block as usize].fill(0);
+            f.buffers[at / block as usize].dirty = false;
+            f.dirty = f.buffers.iter().any(|b| b.dirty);
+            let bytes = f.data[at..at + block as usize].to_vec();
+            self.write_block(false, e.pblk.saturating_add((lblk - e.lblk.0).into()), &bytes)?;
+        }
+        if e.status == EsStatus::Unwritten {
+            self.convert(i, e.lblk.0, e.end().into(), false)?;
+        }
+        let end = (u64::from(e.end()) << bits).min(i.size);
+        if self.grow_disksize(i, end) {
+            self.store(i)?;
+        }
+        Ok(())
+    }
+}
