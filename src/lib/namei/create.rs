@@ -143,7 +143,7 @@ impl Namei<'_> {
         for (index, value) in lists.attributes() {
             self.store_xattr(&mut o, index, b"", Some(&value))?;
         }
-        self.edit.add_entry(&mut dir, name, o.ino, kind)?;
+        self.edit.add_absent_entry(&mut dir, name, o.ino, kind)?;
         self.put_dir(&mut dir)?;
         Ok(o)
     }
@@ -192,7 +192,7 @@ impl Namei<'_> {
         self.begin(credits)?;
         self.edit.add_link(&mut o)?;
         o.inode.set_time(TimeField::Change, self.ctx.now);
-        self.edit.add_entry(&mut dir, name, ino, kind)?;
+        self.edit.add_absent_entry(&mut dir, name, ino, kind)?;
         self.put(&mut o)?;
         self.put_dir(&mut dir)
     }

@@ -83,7 +83,7 @@ impl Namei<'_> {
         if replace {
             self.edit.retarget_entry(dir, name, o.ino, kind).map(|_| ())
         } else {
-            self.edit.add_entry(dir, name, o.ino, kind)
+            self.edit.add_absent_entry(dir, name, o.ino, kind)
         }
     }
 

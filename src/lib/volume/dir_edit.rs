@@ -32,6 +32,15 @@ impl Edit<'_> {
         if self.vol.find_entry(dir.owner(), name)?.is_some() {
             return Err(Error::Exists { path: name.to_vec() });
         }
+        self.add_absent_entry(dir, name, ino, kind)
+    }
+
+    /// [`Edit::add_entry`] for a name that is known not to be there: it is not looked for.
+    ///
+    /// # Errors
+    /// As [`Edit::add_entry`], but for [`Error::Exists`].
+    pub fn add_absent_entry(&mut self, dir: &mut OpenInode, name: &[u8], ino: Ino, kind: FileType) -> Result<()> {
+        self.check_name(dir, name)?;
         let entry = NewDirent { ino, name, file_type: kind.dirent_code(), hash: DirHash::default() };
         if dir.has(InodeFlags::INLINE_DATA) {
             if self.add_inline_entry(dir, &entry)? {
