@@ -289,7 +289,7 @@ impl<'a> Copier<'a> {
         let geo = self.session.volume().geometry();
         let (bs, ratio) = (u64::from(geo.block_size), u64::from(geo.cluster_ratio));
         let cluster = (bs * ratio) as usize;
-        let least = usize::try_from(node.size).unwrap_or(PIECE).min(PIECE).max(1);
+        let least = usize::try_from(node.size).unwrap_or(PIECE).clamp(1, PIECE);
         let piece = least.next_multiple_of(cluster);
         let segments = self.origin.segments(node);
         let file = self.session.volume().reader(old.owner())?;
