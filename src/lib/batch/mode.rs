@@ -152,7 +152,7 @@ mod tests {
             ("a+rX", 0o600, false, 0o644),
             ("a+rX", 0o700, false, 0o755),
             ("+X", 0o600, true, 0o711),
-            ("u=rw,go=r", 0o7777, false, 0o1644),
+            ("u=rw,go=r", 0o7777, false, 0o644),
             ("g=u", 0o640, false, 0o660),
             ("u+s,g+s,o+t", 0o755, false, 0o7755),
             ("o=", 0o777, false, 0o770),

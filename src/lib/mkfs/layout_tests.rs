@@ -101,7 +101,7 @@ fn very_large() {
 
 #[test]
 fn contradictions_are_refused() {
-    for list in ["^sparse_super", "bigalloc,^extent", "meta_bg", "^metadata_csum", "^extent"] {
+    for list in ["^sparse_super", "bigalloc,^extent", "meta_bg", "^extent"] {
         let mut o = options(600 * M);
         features(&mut o, list);
         assert!(Layout::new(&o).is_err(), "{list}");
