@@ -155,7 +155,7 @@ fn damaged_images_open_as_far_as_asked() {
     std::fs::write(&bad, &bytes[..12 << 20]).unwrap();
     assert_eq!(e4sh(&["-R", "stats -h"], &bad, "").status.code(), Some(3));
     assert!(e4sh(&["-c", "-R", "stats -h"], &bad, "").status.success());
-    for refused in [&["-w"][..], &["-i"], &["-z", "undo"]] {
+    for refused in [&["-w", "-c"][..], &["-i"], &["-z", "undo"]] {
         let out = e4sh(refused, &image.path, "pwd\n");
         assert_eq!(out.status.code(), Some(2), "{refused:?}");
         assert!(text(&out.stderr).contains(refused[0]), "{}", text(&out.stderr));
