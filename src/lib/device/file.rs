@@ -10,11 +10,12 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::{BlockDevice, check_range};
+use super::{BlockDevice, FrozenView, check_range};
 use crate::error::{Error, IoOp, Result};
 
 /// The alignment asked of ranges that a block device zeroes itself; no sector is larger.
@@ -38,6 +39,30 @@ pub struct FileDevice {
     access: Access,
     is_block: bool,
     poisoned: AtomicBool,
+    /// Ranges that somebody looks at in place.
+    held: RwLock<Vec<Range<u64>>>,
+}
+
+/// Keeps a range of a file as it is.
+#[derive(Debug)]
+pub(super) struct Hold<'d> {
+    file: &'d FileDevice,
+    range: Range<u64>,
+}
+
+impl Hold<'_> {
+    pub(super) const fn range(&self) -> &Range<u64> {
+        &self.range
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        let mut held = self.file.held.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = held.iter().position(|r| *r == self.range) {
+            held.swap_remove(at);
+        }
+    }
 }
 
 impl FileDevice {
@@ -128,7 +153,18 @@ impl FileDevice {
             access,
             is_block,
             poisoned: AtomicBool::new(false),
+            held: RwLock::default(),
         }
+    }
+
+    /// Whether the range may be written; it stays so while the guard lives.
+    fn check_held(&self, op: IoOp, offset: u64, len: u64) -> Result<RwLockReadGuard<'_, Vec<Range<u64>>>> {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        if held.iter().any(|r| offset < r.end && r.start < offset + len) {
+            let source = std::io::Error::new(std::io::ErrorKind::ResourceBusy, "it is being looked at in place");
+            return Err(Error::Io { op, offset, len, source });
+        }
+        Ok(held)
     }
 
     /// The path it was opened by.
@@ -160,6 +196,8 @@ impl FileDevice {
         if self.is_block {
             return Err(Error::host("resize", &self.path, Errno::INVAL));
         }
+        let cut = self.len().saturating_sub(len);
+        let _guard = self.check_held(IoOp::Discard, len, cut)?;
         retry(|| rustix::fs::ftruncate(&self.fd, len)).map_err(|e| Error::host("resize", &self.path, e))?;
         self.len.store(len, Ordering::Release);
         Ok(())
@@ -249,6 +287,7 @@ impl BlockDevice for FileDevice {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_writable()?;
         check_range(IoOp::Write, offset, data.len() as u64, self.len())?;
+        let _guard = self.check_held(IoOp::Write, offset, data.len() as u64)?;
         self.write_all(offset, data)
     }
 
@@ -267,6 +306,7 @@ impl BlockDevice for FileDevice {
     fn zero(&self, offset: u64, len: u64) -> Result<()> {
         self.check_writable()?;
         check_range(IoOp::Discard, offset, len, self.len())?;
+        let _guard = self.check_held(IoOp::Discard, offset, len)?;
         let whole = offset..offset + len;
         let inner = if self.is_block {
             offset.next_multiple_of(ZERO_ALIGN).min(whole.end)..(whole.end / ZERO_ALIGN * ZERO_ALIGN).max(offset)
@@ -278,6 +318,16 @@ impl BlockDevice for FileDevice {
         }
         self.write_zeros(whole.start..inner.start)?;
         self.write_zeros(inner.end..whole.end)
+    }
+
+    fn freeze(&self, offset: u64, len: usize) -> Option<FrozenView<'_>> {
+        check_range(IoOp::Read, offset, len as u64, self.len()).ok()?;
+        if self.is_block || len == 0 {
+            return None;
+        }
+        let range = offset..offset + len as u64;
+        self.held.write().unwrap_or_else(PoisonError::into_inner).push(range.clone());
+        FrozenView::of(self.fd.as_fd(), Hold { file: self, range })
     }
 
     fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {

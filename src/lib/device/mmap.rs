@@ -1,4 +1,5 @@
-//! A file mapped into memory, read-only. Offsets and lengths in bytes.
+//! A file mapped into memory, read-only: all of it ([`MmapDevice`]), or a range of one that is open for writing
+//! ([`FrozenView`]). Offsets and lengths in bytes.
 //!
 //! The only module of the library with `unsafe` code. The safety argument, in full:
 //!
@@ -6,12 +7,15 @@
 //!   device, so no view outlives the mapping. Its length is fixed at the file's length when it was opened.
 //! - A shared view must not change while it is looked at. The device holds a shared `flock` on the file for its whole
 //!   life, and every writer of this package takes the exclusive one, so none of them writes to a mapped file.
+//! - A range is mapped under the exclusive lock. The device that holds it refuses writes that touch the range for as long as
+//!   the view lives ([`BlockDevice::freeze`]), and the view borrows from the device.
 //! - The lock is advisory. A foreign process that writes to the image all the same can make two reads of a byte
 //!   differ. Readers of the library take bytes out of a view once, into typed values, and validate those: they do
 //!   not validate bytes in place and then read them again. A byte is a byte whatever its value, so no invalid value arises.
 //! - A foreign process that cuts the file short makes access beyond the new end raise SIGBUS, which ends the process:
-//!   nothing has been written by then (the device is read-only), and no memory is misused. The same happens where the medium
-//!   cannot be read; that is why block devices are not mapped unless the caller asks for it.
+//!   where all of a file is mapped nothing has been written by then, where a range is mapped it is as if the power had
+//!   failed, and no memory is misused. The same happens where the medium cannot be read; that is why block devices are not
+//!   mapped unless the caller asks for it.
 
 #![expect(unsafe_code, reason = "mapping a file is unsafe by nature; the argument is in the module's documentation")]
 
@@ -21,7 +25,7 @@ use std::path::Path;
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
-use super::file::{Access, FileDevice, next_data};
+use super::file::{Access, FileDevice, Hold, next_data};
 use super::{BlockDevice, check_range};
 use crate::error::{Error, IoOp, Result};
 
@@ -71,6 +75,32 @@ impl MmapDevice {
     pub fn advise_sequential(&self) {
         // Only a hint: a host that does not take it reads as it always does.
         let _ = self.map.advise(Advice::Sequential);
+    }
+}
+
+/// A view of a range of a file that is open for writing. The device refuses to write there while it lives.
+#[derive(Debug)]
+pub struct FrozenView<'d> {
+    map: Mmap,
+    _hold: Hold<'d>,
+}
+
+impl<'d> FrozenView<'d> {
+    /// Map the range that `hold` keeps as it is. `None` where the host does not map it.
+    pub(super) fn of(file: BorrowedFd<'_>, hold: Hold<'d>) -> Option<Self> {
+        let range = hold.range();
+        let len = usize::try_from(range.end - range.start).ok()?;
+        // SAFETY: see the module's documentation. The range lies inside the file, and `hold` lives as long as the map.
+        let map = unsafe { memmap2::MmapOptions::new().offset(range.start).len(len).map(&file) }.ok()?;
+        Some(Self { map, _hold: hold })
+    }
+}
+
+impl std::ops::Deref for FrozenView<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
     }
 }
 
@@ -125,6 +155,26 @@ impl BlockDevice for MmapDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_looked_at_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let d = FileDevice::create(dir.path().join("f"), 1 << 20).unwrap();
+        d.write_at(5000, b"abc").unwrap();
+        assert!(d.freeze((1 << 20) - 1, 2).is_none(), "beyond the end");
+        assert!(d.freeze(7, 0).is_none(), "nothing");
+        let (view, other) = (d.freeze(5000, 10_000).unwrap(), d.freeze(5002, 1).unwrap());
+        assert_eq!((&view[..4], &other[..]), (&b"abc\0"[..], &b"c"[..]));
+        assert!(d.write_at(4998, &[1, 2]).is_ok() && d.write_at(15_000, &[1]).is_ok(), "beside it");
+        for (at, len) in [(4998, 3), (5000, 1), (14_999, 9), (0, 20_000)] {
+            assert!(d.write_at(at, &vec![1; len]).is_err() && d.zero(at, len as u64).is_err(), "{at}");
+        }
+        drop(view);
+        assert!(d.write_at(5002, &[1]).is_err() && d.write_at(5003, &[1]).is_ok());
+        drop(other);
+        d.zero(5002, 1).unwrap();
+        assert!(!d.is_poisoned());
+    }
 
     #[test]
     fn reads_and_views_agree_and_nothing_writes() {

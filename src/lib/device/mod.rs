@@ -36,7 +36,7 @@ mod window;
 pub use fault::FaultDevice;
 pub use file::{Access, FileDevice};
 pub use memory::MemoryDevice;
-pub use mmap::MmapDevice;
+pub use mmap::{FrozenView, MmapDevice};
 pub use new_file::{NewFile, anonymous_file};
 pub use open::ImageSpec;
 pub use overlay::OverlayDevice;
@@ -83,6 +83,13 @@ pub trait BlockDevice: Send + Sync {
         None
     }
 
+    /// A view of a range of a device that may be written elsewhere meanwhile: writes that touch the range fail for as long as the
+    /// view lives. `None` where the device cannot do that, or the range is empty or not inside it.
+    fn freeze(&self, offset: u64, len: usize) -> Option<FrozenView<'_>> {
+        let _ = (offset, len);
+        None
+    }
+
     /// The file of the host that holds the bytes, and where in it byte 0 is; where the bytes are just that, and nothing
     /// overlays them. For copies that the host makes itself; the file is read only.
     fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
@@ -124,6 +131,9 @@ macro_rules! forward_device {
             }
             fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
                 (**self).slice(offset, len)
+            }
+            fn freeze(&self, offset: u64, len: usize) -> Option<FrozenView<'_>> {
+                (**self).freeze(offset, len)
             }
             fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {
                 (**self).host_file()

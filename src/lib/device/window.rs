@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
-use super::{BlockDevice, check_range};
+use super::{BlockDevice, FrozenView, check_range};
 use crate::error::{Error, IoOp, Result};
 
 /// Bytes `start..start + len` of the device below, seen as a device of their own.
@@ -80,6 +80,10 @@ impl<D: BlockDevice> BlockDevice for WindowDevice<D> {
 
     fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
         self.base.slice(self.shift(IoOp::Read, offset, len as u64).ok()?, len)
+    }
+
+    fn freeze(&self, offset: u64, len: usize) -> Option<FrozenView<'_>> {
+        self.base.freeze(self.shift(IoOp::Read, offset, len as u64).ok()?, len)
     }
 
     fn host_file(&self) -> Option<(BorrowedFd<'_>, u64)> {

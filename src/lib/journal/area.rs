@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, FrozenView};
 use crate::error::{Error, Flaw, Place, Result, Structure};
 use crate::format::features::Incompat;
 use crate::format::inode::{FileType, Inode, InodeFlags};
@@ -197,6 +197,15 @@ impl LogArea {
         Ok(())
     }
 
+    /// Look at the area in place, where its device can do that. The area is not written while the view lives.
+    pub fn freeze(&self) -> Option<LogView<'_>> {
+        let view = |r: &Run| {
+            let bytes = (r.len as usize).checked_mul(self.block_size as usize)?;
+            Some((r.first, self.device.freeze(r.byte, bytes)?))
+        };
+        Some(LogView { runs: self.runs.iter().map(view).collect::<Option<_>>()?, block_size: self.block_size as usize })
+    }
+
     /// Write whole blocks from `block` on, which must not leave the area.
     pub fn write(&self, block: u32, bytes: &[u8]) -> Result<()> {
         let size = self.block_size as usize;
@@ -217,6 +226,24 @@ impl LogArea {
         let byte = block.0.saturating_mul(self.block_size.into());
         !self.external
             && self.runs.iter().any(|r| byte >= r.byte && byte - r.byte < u64::from(r.len) * u64::from(self.block_size))
+    }
+}
+
+/// A journal's blocks, looked at in place.
+#[derive(Debug)]
+pub struct LogView<'a> {
+    /// First journal block of each run, and its bytes.
+    runs: Vec<(u32, FrozenView<'a>)>,
+    block_size: usize,
+}
+
+impl LogView<'_> {
+    /// `count` blocks from `block` on, where they are together.
+    pub fn blocks(&self, block: u32, count: usize) -> Option<&[u8]> {
+        let at = self.runs.partition_point(|(first, _)| *first <= block).checked_sub(1)?;
+        let (first, bytes) = self.runs.get(at)?;
+        let start = (block - first) as usize * self.block_size;
+        bytes.get(start..start.checked_add(count.checked_mul(self.block_size)?)?)
     }
 }
 

@@ -9,6 +9,7 @@
 
 use rayon::prelude::*;
 
+use super::area::LogView;
 use super::log::Log;
 use super::scan::{Logged, Scan};
 use crate::device::BlockDevice;
@@ -19,6 +20,8 @@ use crate::volume::Geometry;
 
 /// Most bytes that are written at once.
 const MAX_WRITE: usize = 1 << 20;
+/// Bytes that are worth a write of their own, rather than a copy that makes one large write of several.
+const WORTH_A_WRITE: usize = 64 << 10;
 /// Copies that are worth a thread.
 const WORTH_A_THREAD: usize = 2048;
 
@@ -58,8 +61,10 @@ pub fn replay(log: &Log, scan: &Scan, geometry: &Geometry, device: &dyn BlockDev
     // Stable: copies of one block stay in the order of the log.
     order.sort_by_key(|c| c.home);
     let stretches = stretches(&order, rayon::current_num_threads());
-    let parts: Vec<Result<Outcome>> =
-        stretches.into_par_iter().map(|part| bring_home(log, part, geometry.block_size, device)).collect();
+    let view = log.area().freeze();
+    let source = Source { log, view: view.as_ref() };
+    let parts: Vec<Result<Outcome>> = stretches.into_par_iter().map(|part| bring_home(source, part, device)).collect();
+    drop(view);
     for part in parts {
         done.add(part?);
     }
@@ -85,53 +90,96 @@ fn stretches<'o, 'c>(order: &'o [&'c Logged], most: usize) -> Vec<&'o [&'c Logge
 }
 
 /// Bring the last good copy of each block home.
-fn bring_home(log: &Log, order: &[&Logged], block_size: u32, device: &dyn BlockDevice) -> Result<Outcome> {
-    let mut done = Outcome::default();
-    let mut out = Out::new(device, block_size);
-    let size = log.format().block_size;
-    let (mut block, mut best) = (vec![0; size], vec![0; size]);
-    for copies in order.chunk_by(|a, b| a.home == b.home) {
-        if last_good(log, copies, &mut block, &mut best, &mut done)? {
-            out.push(copies[0].home, &best)?;
-            done.blocks += 1;
+fn bring_home(source: Source<'_>, order: &[&Logged], device: &dyn BlockDevice) -> Result<Outcome> {
+    let size = source.log.format().block_size;
+    let out = Out::new(device, size as u32);
+    let mut carrier = Carrier { source, device, out, spare: Vec::new(), done: Outcome::default() };
+    let blocks: Vec<&[&Logged]> = order.chunk_by(|a, b| a.home == b.home).collect();
+    let mut chosen: Vec<&Logged> = Vec::with_capacity(blocks.len());
+    for copies in blocks {
+        chosen.extend(carrier.last_good(copies)?);
+    }
+    // A piece is together at home and in the log.
+    for piece in chosen.chunk_by(|a, b| b.home.0 - a.home.0 == 1 && b.at.wrapping_sub(a.at) == 1 && !b.escaped) {
+        for part in piece.chunks((MAX_WRITE / size).max(1)) {
+            carrier.carry(part)?;
         }
     }
-    out.write()?;
-    Ok(done)
+    carrier.out.write()?;
+    Ok(carrier.done)
 }
 
-/// The last copy that is good, into `best`, ready to be written; whether there is one. All of them are read into `block` and
-/// verified: damage anywhere counts.
-fn last_good(
-    log: &Log,
-    copies: &[&Logged],
-    block: &mut Vec<u8>,
-    best: &mut Vec<u8>,
-    done: &mut Outcome,
-) -> Result<bool> {
-    let format = log.format();
-    let mut found = false;
-    let mut good = 0;
-    for (n, copy) in copies.iter().enumerate() {
-        if format.csum.seed().is_none() && n + 1 < copies.len() {
-            good += 1;
-            continue;
+/// Where copies are read.
+#[derive(Clone, Copy)]
+struct Source<'l> {
+    log: &'l Log,
+    /// The log in place, where that can be.
+    view: Option<&'l LogView<'l>>,
+}
+
+impl<'l> Source<'l> {
+    /// `count` blocks, in place or read into `spare`.
+    fn blocks<'s>(self, at: u32, count: usize, spare: &'s mut Vec<u8>) -> Result<&'s [u8]>
+    where
+        'l: 's,
+    {
+        if let Some(bytes) = self.view.and_then(|v| v.blocks(at, count)) {
+            return Ok(bytes);
         }
-        log.area().read(copy.at, block)?;
-        match format.verify_data(copy.tid, &copy.tag(), block) {
-            Ok(()) => {
-                good += 1;
-                if copy.escaped {
-                    unescape(block);
-                }
-                std::mem::swap(block, best);
-                found = true;
-            }
-            Err(e) => done.damage(e.at(Place::block(copy.home))),
-        }
+        spare.resize(count * self.log.format().block_size, 0);
+        self.log.area().read(at, spare)?;
+        Ok(spare)
     }
-    done.superseded += u64::saturating_sub(good, 1);
-    Ok(found)
+}
+
+/// Takes blocks from the log to where they belong, in large writes.
+struct Carrier<'l> {
+    source: Source<'l>,
+    device: &'l dyn BlockDevice,
+    out: Out<'l>,
+    spare: Vec<u8>,
+    done: Outcome,
+}
+
+impl Carrier<'_> {
+    /// The last good one of the copies of a block. All are verified: damage anywhere counts.
+    fn last_good<'c>(&mut self, copies: &[&'c Logged]) -> Result<Option<&'c Logged>> {
+        let format = self.source.log.format();
+        let mut found = None;
+        for copy in copies {
+            let verdict = match format.csum.seed() {
+                None => Ok(()),
+                Some(_) => format.verify_data(copy.tid, &copy.tag(), self.source.blocks(copy.at, 1, &mut self.spare)?),
+            };
+            match verdict {
+                Ok(()) => self.done.superseded += u64::from(found.replace(*copy).is_some()),
+                Err(e) => self.done.damage(e.at(Place::block(copy.home))),
+            }
+        }
+        self.done.blocks += u64::from(found.is_some());
+        Ok(found)
+    }
+
+    /// Bring copies home that are together in the log and at home; only the first may be escaped.
+    fn carry(&mut self, piece: &[&Logged]) -> Result<()> {
+        let Some(first) = piece.first() else { return Ok(()) };
+        let size = self.source.log.format().block_size;
+        let mut bytes = self.source.blocks(first.at, piece.len(), &mut self.spare)?;
+        if first.escaped {
+            let (head, rest) = bytes.split_at(size);
+            let mut block = head.to_vec();
+            unescape(&mut block);
+            self.out.push(first.home, &block)?;
+            bytes = rest;
+        } else if bytes.len() >= WORTH_A_WRITE {
+            self.out.write()?;
+            return self.device.write_at(first.home.0 * size as u64, bytes);
+        }
+        for (copy, block) in piece[piece.len() - bytes.len() / size..].iter().zip(bytes.chunks_exact(size)) {
+            self.out.push(copy.home, block)?;
+        }
+        Ok(())
+    }
 }
 
 impl Outcome {
