@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{Tree, image_tree};
-use ext4kit::batch::{Options, Report, Script, Session, Unwatched};
+use ext4kit::batch::{Options, Report, Script, Session, Through, Unwatched};
 use ext4kit::check::{CheckOptions, Collect, Journal, check};
 use ext4kit::device::{BlockDevice, MemoryDevice, RecordDevice, WriteLog};
 use ext4kit::env::{FixedClock, Timer, Timestamp};
+use ext4kit::file::PathChoice;
 use ext4kit::journal::{OnDamage, RecoverOptions};
 use ext4kit::progress::Silent;
 use ext4kit::recover::recover;
@@ -165,8 +166,19 @@ fn expand(text: &str, host: &Path) -> Script {
 }
 
 fn edit(device: Arc<dyn BlockDevice>, script: &Script, now: Timestamp, barriers: bool) {
+    edit_through(device, script, now, barriers, None);
+}
+
+fn edit_through(
+    device: Arc<dyn BlockDevice>,
+    script: &Script,
+    now: Timestamp,
+    barriers: bool,
+    through: Option<Through>,
+) {
     let mut options = Options::new(Arc::new(FixedClock(now)), Arc::new(NoTimer));
     options.barriers = barriers;
+    options.through = through;
     let mut session = Session::open(device, options).unwrap();
     script.run(&mut session, &mut Unwatched, &mut Report::default(), &mut |_, _| ()).unwrap();
     session.close().unwrap();
@@ -205,10 +217,14 @@ struct Recording {
 }
 
 fn record(image: &[u8], batch: &Script, barriers: bool) -> Recording {
+    record_through(image, batch, barriers, None)
+}
+
+fn record_through(image: &[u8], batch: &Script, barriers: bool, through: Option<Through>) -> Recording {
     let device = Arc::new(RecordDevice::new(MemoryDevice::from_bytes(image.to_vec())));
     let as_device: Arc<dyn BlockDevice> = Arc::<RecordDevice<MemoryDevice>>::clone(&device);
     let old = tree(&as_device);
-    edit(Arc::clone(&as_device), batch, EDIT, barriers);
+    edit_through(Arc::clone(&as_device), batch, EDIT, barriers, through);
     assert_eq!(problems(&as_device), None, "after the batch");
     Recording { base: image.to_vec(), log: device.log(), old, new: tree(&as_device) }
 }
@@ -327,6 +343,42 @@ fn a_batch_that_is_cut_off_is_there_or_not() {
         judged.reference.load(Ordering::Relaxed),
         judged.kernel.load(Ordering::Relaxed),
     );
+}
+
+/// Batches whose content goes through the page cache: new files, files that are there, holes, what does not end with a block.
+const THROUGH: &[&str] = &[
+    "put HOST/big /new",
+    "put HOST/big /mid\nput HOST/mid /big\nrm -r /many",
+    "put HOST/comb /comb2\nput HOST/comb /big\nput HOST/small /comb",
+    "rm /mid\nput -r HOST/tree /d\nput HOST/mid /d/e/f/m\ntruncate -s 5000 /d/e/f/m\nput HOST/big /small",
+];
+
+#[test]
+fn content_through_the_page_cache_is_there_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    host(dir.path());
+    let images = images(dir.path());
+    let judged = Judged::default();
+    let mut counts = Counts::default();
+    let ways = [(PathChoice::Iomap, 4096), (PathChoice::BufferHead, 100_000), (PathChoice::Auto, 3000)];
+    for (i, (name, image)) in images.iter().enumerate() {
+        for (k, batch) in THROUGH.iter().enumerate() {
+            if !is_long() && (i + k) % 4 != 0 {
+                continue;
+            }
+            let (path, write_size) = ways[(i + k) % ways.len()];
+            let script = expand(batch, dir.path());
+            let recording = record_through(image, &script, true, Some(Through { path, write_size }));
+            let direct = record(image, &script, true);
+            common::assert_same_tree(&format!("{name}, {batch}"), &direct.new, &recording.new);
+            let outcome = recording.enumerate((i * 10 + k) as u64, &judged);
+            if let Some(failure) = outcome.first_failure {
+                panic!("{name}, {path:?}, {} states failed, batch\n{batch}\n{failure}", outcome.failed);
+            }
+            counts += outcome.counts;
+        }
+    }
+    eprintln!("{} crash states, {} by e2fsck", counts.total(), judged.reference.load(Ordering::Relaxed));
 }
 
 /// An archive of 2,000 files is one batch.

@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser};
-use ext4kit::batch::{self, CopyOptions, ModeChange};
-use ext4kit::cli::Failure;
+use clap::{ArgAction, Parser, ValueEnum};
+use ext4kit::batch::{self, CopyOptions, ModeChange, Through};
+use ext4kit::cli::{self, Failure};
 use ext4kit::device::ImageSpec;
 use ext4kit::env::Timestamp;
 use ext4kit::extract::{Options, Preserve};
+use ext4kit::file::PathChoice;
 
 use crate::place::{ImagePath, Place};
 
@@ -110,6 +111,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LINE", requires = "script", help_heading = IN)]
     pub(crate) from: Option<u64>,
 
+    /// Copying in, scripts: write content through the page cache, as the kernel does: delayed allocation, writeback, conversion
+    /// at the end of I/O. auto is iomap where a file allows it, else buffer-head; -v tells which one a file took, and why.
+    /// Still one transaction. Without this option content goes straight to its blocks, by several threads.
+    #[arg(long, value_name = "PATH", value_enum, help_heading = IN)]
+    pub(crate) io_path: Option<IoPath>,
+
+    /// With --io-path: bytes of one write, 1 to 1G (suffixes K, M, G); 1M where it is not given.
+    #[arg(long, value_name = "N", value_parser = parse_write_size, requires = "io_path", help_heading = IN)]
+    pub(crate) write_size: Option<usize>,
+
     /// The image's external journal.
     #[arg(long, value_name = "DEVICE", help_heading = IN)]
     pub(crate) journal: Option<PathBuf>,
@@ -147,6 +158,22 @@ fn parse_mode(text: &str) -> Result<ModeChange, String> {
 
 fn parse_time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).ok_or_else(|| "@SECONDS or YYYY-MM-DD HH:MM:SS (UTC)".to_owned())
+}
+
+/// A path of buffered writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IoPath {
+    /// iomap where the file allows it, else buffer heads
+    Auto,
+    /// iomap: one mapping for as long a range as possible, large folios
+    Iomap,
+    /// Buffer heads: page by page, block by block
+    BufferHead,
+}
+
+fn parse_write_size(text: &str) -> Result<usize, String> {
+    let size = cli::size_in(1)(text)?;
+    usize::try_from(size).ok().filter(|n| (1..=1 << 30).contains(n)).ok_or_else(|| "1 to 1G".to_owned())
 }
 
 /// Where what is copied in comes from.
@@ -215,7 +242,7 @@ impl Args {
     const fn changes(&self) -> bool {
         let what = self.owner.is_some() || self.mode.is_some() || self.mtime.is_some();
         let how = self.mkdir || self.no_clobber || self.sync || self.delete || self.untar || self.dry_run;
-        what || how || self.chunked
+        what || how || self.chunked || self.io_path.is_some()
     }
 
     fn input(&self, place: Place) -> Option<Input> {
@@ -239,6 +266,16 @@ impl Args {
             sync: self.sync,
             delete: self.delete,
         }
+    }
+
+    /// How content goes through the page cache, if it is to.
+    pub(crate) fn through(&self) -> Option<Through> {
+        let path = match self.io_path? {
+            IoPath::Auto => PathChoice::Auto,
+            IoPath::Iomap => PathChoice::Iomap,
+            IoPath::BufferHead => PathChoice::BufferHead,
+        };
+        Some(Through { path, write_size: self.write_size.unwrap_or(1 << 20) })
     }
 
     /// What metadata is kept.

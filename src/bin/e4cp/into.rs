@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use ext4kit::Error;
 use ext4kit::batch::{
-    self, Action, CopyOptions, Options, Origin, Pick, Report, Script, Session as Edit, Target, WAY, Watch, base_name,
+    self, Action, CopyOptions, Options, Origin, Pick, Report, Route, Script, Session as Edit, Target, WAY, Watch,
+    base_name,
 };
 use ext4kit::cli::{self, Exit, Failure, Session, SystemTimer};
 use ext4kit::device::{Access, BlockDevice, ImageSpec, OverlayDevice};
@@ -15,6 +16,9 @@ use ext4kit::progress::Progress;
 
 use crate::args::{Args, Input};
 use crate::place::ImagePath;
+
+/// So many files are not worth a second thread.
+const FEW: usize = 8;
 
 /// Tells what happens.
 struct Teller<'a> {
@@ -45,6 +49,15 @@ impl Watch for Teller<'_> {
         }
     }
 
+    fn route(&mut self, path: &[u8], route: Route) {
+        if self.tells {
+            let path = printable(path);
+            let Route { path: way, why } = route;
+            let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+            let _ = writeln!(self.session.out(), "through {way} {path}{why}");
+        }
+    }
+
     fn left_out(&mut self, path: &[u8], name: &[u8]) {
         let (path, name) = (printable(path), printable(name));
         self.session.warn(format_args!("{path}: attribute {name} is left out: ext4 has no place for it"));
@@ -52,7 +65,7 @@ impl Watch for Teller<'_> {
 }
 
 /// An image open for changing, or a copy of it in memory for a dry run.
-fn open(args: &Args, session: &Session, spec: &ImageSpec) -> Result<Edit, Failure> {
+fn open(args: &Args, session: &Session, spec: &ImageSpec, jobs: usize) -> Result<Edit, Failure> {
     let access = if args.dry_run { Access::ReadOnly } else { Access::ReadWrite };
     let over = |d: Arc<dyn BlockDevice>| -> Arc<dyn BlockDevice> {
         if args.dry_run { Arc::new(OverlayDevice::new(d)) } else { d }
@@ -61,7 +74,9 @@ fn open(args: &Args, session: &Session, spec: &ImageSpec) -> Result<Edit, Failur
     let mut options = Options::new(Arc::from(cli::clock(&["SOURCE_DATE_EPOCH"])?), Arc::new(SystemTimer));
     options.journal = journal.map(over);
     options.chunked = args.chunked;
-    options.jobs = args.jobs();
+    options.jobs = jobs;
+    // A dry run writes no content.
+    options.through = args.through().filter(|_| !args.dry_run);
     let mut edit = Edit::open(over(spec.open(access)?), options)?;
     edit.set_progress(Arc::from(session.progress(args.quiet || args.verbose)));
     if !edit.is_atomic() && !args.dry_run {
@@ -81,9 +96,10 @@ fn batch(
     args: &Args,
     session: &Session,
     spec: &ImageSpec,
+    jobs: usize,
     work: impl FnOnce(&mut Edit, &mut Report) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
-    let mut edit = open(args, session, spec)?;
+    let mut edit = open(args, session, spec, jobs)?;
     let mut report = Report::default();
     let done = match work(&mut edit, &mut report) {
         Ok(()) if args.dry_run => edit.prepare().map_err(Failure::from),
@@ -140,7 +156,10 @@ pub(crate) fn copy(args: &Args, session: &Session, inputs: &[Input], to: &ImageP
     let sources =
         inputs.iter().map(|input| source(args, input, &options, &*progress)).collect::<Result<Vec<_>, Failure>>()?;
     let mut teller = Teller::new(args, session);
-    batch(args, session, &to.spec(), |edit, report| {
+    // Few files are copied by one thread: how many processors there are need not be found out.
+    let few = sources.iter().map(|s| s.origin.nodes()).sum::<usize>() <= FEW;
+    let jobs = if few { 1 } else { args.jobs() };
+    batch(args, session, &to.spec(), jobs, |edit, report| {
         if args.mkdir {
             make_way(edit, to, sources.len() > 1 || sources.iter().all(|s| s.base.is_none()))?;
         }
@@ -167,7 +186,8 @@ struct Listed {
 fn source(args: &Args, input: &Input, options: &CopyOptions, progress: &dyn Progress) -> Result<Listed, Failure> {
     match input {
         Input::Host(path) => {
-            let (origin, pick) = batch::host_origin(path, args.is_recursive(), options, args.jobs(), progress)?;
+            let jobs = if args.is_recursive() { args.jobs() } else { 1 };
+            let (origin, pick) = batch::host_origin(path, args.is_recursive(), options, jobs, progress)?;
             Ok(Listed { origin, pick, base: base_name(path), is_tar: false })
         }
         Input::Tar(path) => {
@@ -210,7 +230,7 @@ pub(crate) fn script(args: &Args, session: &Session, file: &Path, image: &ImageS
     }
     let mut teller = Teller::new(args, session);
     let mut commits = 0;
-    let done = batch(args, session, image, |edit, report| {
+    let done = batch(args, session, image, args.jobs(), |edit, report| {
         let mut last = 0;
         script.run(edit, &mut teller, report, &mut |edit, line| {
             if edit.commits() != commits {

@@ -17,6 +17,10 @@ use crate::units::{Fsblk, Ino};
 
 /// Bytes that are copied at a time, a multiple of every block size.
 const PIECE: usize = 1 << 18;
+/// Most bytes that the host is asked to copy at a time.
+const HOST_STEP: u64 = 8 << 20;
+/// Least bytes for which it is asked.
+const HOST_LEAST: u64 = 64 << 10;
 /// Files that a thread takes at a time.
 const TAKE: usize = 16;
 
@@ -40,6 +44,11 @@ impl Origin {
     pub fn list(source: impl Source + 'static, threads: usize, progress: &dyn Progress) -> Result<Arc<Self>> {
         let tree = source.list(threads, progress)?;
         Ok(Arc::new(Self { source: Box::new(source), tree }))
+    }
+
+    /// How many files, directories and others it has.
+    pub fn nodes(&self) -> usize {
+        self.tree.len()
     }
 
     pub(super) fn node(&self, id: NodeId) -> Result<&Node> {
@@ -141,7 +150,7 @@ impl Contents {
             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
         };
         let work = || {
-            let mut worker = Worker { writer, progress, buf: Vec::new() };
+            let mut worker = Worker { writer, progress, buf: Vec::new(), host_copies: true };
             loop {
                 let from = next.fetch_add(TAKE, Ordering::Relaxed);
                 let Some(rest) = waiting.get(from..).filter(|r| !r.is_empty()) else { return };
@@ -169,6 +178,8 @@ struct Worker<'a> {
     writer: &'a ContentWriter,
     progress: &'a dyn Progress,
     buf: Vec<u8>,
+    /// The host has not refused to copy from file to file.
+    host_copies: bool,
 }
 
 impl Worker<'_> {
@@ -196,6 +207,13 @@ impl Worker<'_> {
             let (mut at, end) = (u64::from(e.lblk.0) * bs, e.end() * bs);
             let mut block = e.pblk.0;
             while at < end {
+                let done = self.host_copy(at, end, block, &segments, node.size, reader)?;
+                if done > 0 {
+                    self.progress.advance(done);
+                    beat()?;
+                    (at, block) = (at + done, block + done / bs);
+                    continue;
+                }
                 let n = (end - at).min(PIECE as u64);
                 self.buf.clear();
                 self.buf.resize(n as usize, 0);
@@ -208,6 +226,28 @@ impl Worker<'_> {
             }
         }
         reader.close()
+    }
+}
+
+impl Worker<'_> {
+    /// Let the host copy what it can of the whole blocks of data at `at`; how many bytes that were.
+    fn host_copy(
+        &mut self,
+        at: u64,
+        end: u64,
+        block: u64,
+        segments: &[Segment],
+        size: u64,
+        reader: &dyn Reader,
+    ) -> Result<u64> {
+        let bs = self.writer.block_size() as u64;
+        let data = segments.get(segments.partition_point(|s| s.end <= at)).filter(|s| s.start <= at);
+        let stop = data.map_or(at, |s| s.end.min(size).min(end).min(at + HOST_STEP));
+        let len = (stop - at) / bs * bs;
+        let Some(file) = reader.host_file().filter(|_| self.host_copies && len >= HOST_LEAST) else { return Ok(0) };
+        let done = self.writer.copy_from(Fsblk(block), file, at, len)?;
+        self.host_copies = done == len;
+        Ok(done / bs * bs)
     }
 }
 

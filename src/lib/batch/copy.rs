@@ -204,7 +204,7 @@ impl<'a> Copier<'a> {
             if self.options.sync {
                 self.sync_content(id, node, path, old)?;
             } else {
-                self.session.put_content(old.ino, self.origin, id, &mut *self.reader)?;
+                self.put_content(old.ino, id, path)?;
                 self.report.files += 1;
                 self.report.bytes += node.size;
                 self.tell(Action::Write, path);
@@ -243,7 +243,7 @@ impl<'a> Copier<'a> {
         let ino = self.session.run(|n| Ok(n.make_absent(dir, name, what, &attributes)?.ino))?;
         if what == What::File {
             if node.size > 0 {
-                self.session.put_content(ino, self.origin, id, &mut *self.reader)?;
+                self.put_content(ino, id, path)?;
             }
             self.report.files += 1;
             self.report.bytes += node.size;
@@ -255,11 +255,19 @@ impl<'a> Copier<'a> {
         Ok(ino)
     }
 
+    fn put_content(&mut self, ino: Ino, id: NodeId, path: &[u8]) -> Result<()> {
+        let route = self.session.put_content(ino, self.origin, id, &mut *self.reader)?;
+        if self.session.is_through() {
+            self.watch.route(path, route);
+        }
+        Ok(())
+    }
+
     /// Make a file's content equal to the source's, writing only what differs.
     fn sync_content(&mut self, id: NodeId, node: &Node, path: &[u8], old: &OpenInode) -> Result<()> {
         let differing = if old.inode.size() == node.size { self.differing(id, node, old)? } else { None };
         let Some(ranges) = differing else {
-            self.session.put_content(old.ino, self.origin, id, &mut *self.reader)?;
+            self.put_content(old.ino, id, path)?;
             self.report.files += 1;
             self.report.bytes += node.size;
             self.tell(Action::Write, path);

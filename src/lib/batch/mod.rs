@@ -14,6 +14,7 @@ mod mmp;
 mod mode;
 mod script;
 mod session;
+mod through;
 mod words;
 
 pub use args::owner as parse_owner;
@@ -22,6 +23,7 @@ pub use copy::CopyOptions;
 pub use mode::ModeChange;
 pub use script::{Command, Script, base_name};
 pub use session::{Options, Session};
+pub use through::{Route, Through};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -62,6 +64,11 @@ pub trait Watch {
     /// Something happened to a path.
     fn done(&mut self, action: Action, path: &[u8]) {
         let _ = (action, path);
+    }
+
+    /// The content of a file goes this way; told where [`Options::through`] asks for a way.
+    fn route(&mut self, path: &[u8], route: Route) {
+        let _ = (path, route);
     }
 
     /// An extended attribute has no place in ext4 and was left out.
@@ -190,11 +197,18 @@ pub fn copy_in(
     if !options.sync && !options.keep && !geo.features.incompat.contains(Incompat::INLINE_DATA) {
         session.check_room(origin.tree.data_bytes() / u64::from(geo.block_size), 0)?;
     }
+    if session.is_through() {
+        session.begin_writing(origin.tree.data_bytes());
+    }
     let mut copier = Copier::new(session, origin, options, watch, report)?;
-    match target {
+    let done = match target {
         Target::Merge(ino, path) => copier.merge(node, *ino, path),
         Target::Name(dir, parent, name) => copier.copy(node, *dir, parent, name),
+    };
+    if copier.session.is_through() {
+        copier.session.end_writing();
     }
+    done
 }
 
 /// A file or directory of the host as a source. A file is the only one of its source; a symbolic link is followed unless

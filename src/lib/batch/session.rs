@@ -12,15 +12,17 @@ use std::sync::Arc;
 
 use super::contents::{Contents, NodeContent, Origin};
 use super::mmp::Claim;
+use super::through::{Route, Through};
 use crate::alloc::Filesystem;
 use crate::device::BlockDevice;
 use crate::env::{Clock, FixedClock, Timer, Timestamp};
 use crate::error::{Error, Result};
+use crate::file::{Mount, MountOptions};
 use crate::format::features::Compat;
 use crate::format::superblock::State;
 use crate::journal::{Journal, JournalOptions, OnDamage, RecoverOptions, direct};
 use crate::namei::{Context, Namei};
-use crate::progress::{Progress, Silent};
+use crate::progress::{Progress, Silent, Step, Unit};
 use crate::recover;
 use crate::source::Reader;
 use crate::source::tree::NodeId;
@@ -30,6 +32,8 @@ use crate::volume::{DirtyJournal, OpenOptions, Volume};
 
 /// Credits that a commit's own changes need beside the quota files: the superblock.
 const COMMIT_CREDITS: u32 = 4;
+/// Blocks of metadata that writing a file through the page cache should find free in the transaction.
+const ROOM: u64 = 256;
 
 /// How to edit.
 #[derive(Clone)]
@@ -44,6 +48,8 @@ pub struct Options {
     pub chunked: bool,
     /// Threads that copy content.
     pub jobs: usize,
+    /// Write content through the page cache; without, it goes straight to its blocks.
+    pub through: Option<Through>,
     /// Flush where durability needs it; without, a crash can leave what is neither old nor new. For tests that must see
     /// the harm.
     pub barriers: bool,
@@ -52,15 +58,14 @@ pub struct Options {
 impl Options {
     /// At this time, in one transaction, with one thread.
     pub fn new(clock: Arc<dyn Clock>, timer: Arc<dyn Timer>) -> Self {
-        Self { clock, timer, journal: None, chunked: false, jobs: 1, barriers: true }
+        Self { clock, timer, journal: None, chunked: false, jobs: 1, through: None, barriers: true }
     }
 }
 
 /// An image that is being edited.
 pub struct Session {
     device: Arc<dyn BlockDevice>,
-    journal: Journal,
-    fs: Filesystem,
+    pub(super) mount: Mount,
     ctx: Context,
     contents: Contents,
     claim: Option<Claim>,
@@ -74,7 +79,7 @@ pub struct Session {
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("journal", &self.journal)
+            .field("journal", &self.mount.journal)
             .field("commits", &self.commits)
             .finish_non_exhaustive()
     }
@@ -125,8 +130,7 @@ impl Session {
         let ctx = Context::new(&fs.volume, now);
         Ok(Self {
             device,
-            journal,
-            fs,
+            mount: Mount::over(journal, fs, options.through.map_or_else(MountOptions::default, Through::mount), now),
             ctx,
             contents: Contents::default(),
             claim: None,
@@ -144,7 +148,7 @@ impl Session {
 
     /// The filesystem as it is with everything that was done so far.
     pub const fn volume(&self) -> &Volume {
-        &self.fs.volume
+        &self.mount.fs.volume
     }
 
     /// The time that goes into inodes.
@@ -154,12 +158,12 @@ impl Session {
 
     /// Whether a commit is all or nothing. Without a journal it is not, and the user should be told.
     pub const fn is_atomic(&self) -> bool {
-        self.journal.is_atomic()
+        self.mount.journal.is_atomic()
     }
 
     /// Whether the filesystem says that it has errors.
     pub fn has_errors(&self) -> bool {
-        self.fs.volume.superblock().state_flags().contains(State::ERROR)
+        self.mount.fs.volume.superblock().state_flags().contains(State::ERROR)
     }
 
     /// What was recovered when the image was opened, where something was.
@@ -174,12 +178,12 @@ impl Session {
 
     /// Grows with every change of metadata: what has changed nothing needs no [`Session::discard`].
     pub fn changes(&self) -> u64 {
-        self.journal.changes()
+        self.mount.journal.changes()
     }
 
     /// Blocks of metadata that the running transaction changes.
     pub fn pending_blocks(&self) -> u64 {
-        self.journal.pending().0
+        self.mount.journal.pending().0
     }
 
     /// Whether what comes may be committed in several transactions.
@@ -192,7 +196,7 @@ impl Session {
     /// # Errors
     /// [`Error::NoSpace`].
     pub const fn check_room(&self, blocks: u64, inodes: u64) -> Result<()> {
-        self.fs.alloc.check_room(self.fs.volume.geometry(), blocks, inodes)
+        self.mount.fs.alloc.check_room(self.mount.fs.volume.geometry(), blocks, inodes)
     }
 
     /// Do one operation, in the running transaction. Where it finds no room in the transaction and has changed nothing, it
@@ -205,9 +209,9 @@ impl Session {
         self.progress.check()?;
         self.beat()?;
         loop {
-            let before = self.journal.changes();
-            let mut handle = self.journal.start(0)?;
-            let done = operation(&mut Namei::new(self.fs.edit(&mut handle), &mut self.ctx));
+            let before = self.mount.journal.changes();
+            let mut handle = self.mount.journal.start(0)?;
+            let done = operation(&mut Namei::new(self.mount.fs.edit(&mut handle), &mut self.ctx));
             match done {
                 Err(e @ Error::TransactionTooLarge { .. }) => self.make_room(before, e)?,
                 other => return other,
@@ -218,9 +222,11 @@ impl Session {
     /// As [`Session::run`], for operations made of steps that may be left after each: they go on where they were.
     pub(super) fn run_steps(&mut self, mut operation: impl FnMut(&mut Namei<'_>) -> Result<()>) -> Result<()> {
         loop {
-            let before = self.journal.changes();
+            let before = self.mount.journal.changes();
             match self.run(&mut operation) {
-                Err(Error::TransactionTooLarge { .. }) if self.options.chunked && self.journal.changes() != before => {
+                Err(Error::TransactionTooLarge { .. })
+                    if self.options.chunked && self.mount.journal.changes() != before =>
+                {
                     self.commit()?;
                 }
                 other => return other,
@@ -230,15 +236,15 @@ impl Session {
 
     /// After an operation that found the transaction full: a new one, where that is allowed and helps.
     fn make_room(&mut self, changes: u64, e: Error) -> Result<()> {
-        let helps = self.journal.pending() != (0, 0) && self.journal.changes() == changes;
+        let helps = self.mount.journal.pending() != (0, 0) && self.mount.journal.changes() == changes;
         if self.options.chunked && helps { self.commit() } else { Err(self.too_large(e)) }
     }
 
     /// The error with what the whole transaction needs so far.
-    fn too_large(&self, e: Error) -> Error {
-        match (e, self.journal.capacity()) {
+    pub(super) fn too_large(&self, e: Error) -> Error {
+        match (e, self.mount.journal.capacity()) {
             (Error::TransactionTooLarge { need, .. }, Some(have)) => {
-                Error::TransactionTooLarge { need: self.journal.log_blocks(need), have: have.into() }
+                Error::TransactionTooLarge { need: self.mount.journal.log_blocks(need), have: have.into() }
             }
             (e, _) => e,
         }
@@ -255,22 +261,23 @@ impl Session {
         self.run(operation)
     }
 
-    /// Make a file of the source all of a file's content. It is copied before the commit.
+    /// Make a file of the source all of a file's content. It is copied before the commit; how, is returned.
     pub(super) fn put_content(
         &mut self,
         ino: Ino,
         origin: &Arc<Origin>,
         id: NodeId,
         reader: &mut dyn Reader,
-    ) -> Result<()> {
+    ) -> Result<Route> {
         let node = origin.node(id)?;
+        let Some(route) = self.around(ino, node.size)? else { return self.put_through(ino, origin, id, reader) };
         let extents = self.run_on_content(ino, |n| {
             let mut content = NodeContent { origin, node, id, reader };
             let mut o = n.open(ino)?;
             n.lay_out(&mut o, &mut content)
         })?;
         self.await_content(ino, origin, id, extents);
-        Ok(())
+        Ok(route)
     }
 
     /// Blocks of `ino` are to get what the node holds there.
@@ -281,7 +288,7 @@ impl Session {
         id: NodeId,
         extents: Vec<crate::format::extent::Extent>,
     ) {
-        let block_size = self.fs.volume.geometry().block_size.into();
+        let block_size = self.mount.fs.volume.geometry().block_size.into();
         self.contents.add(ino, origin, id, extents, block_size);
     }
 
@@ -292,12 +299,41 @@ impl Session {
     pub fn write_contents(&mut self) -> Result<()> {
         let claim = self.claim.as_ref();
         let beat = || claim.map_or(Ok(()), Claim::beat);
-        let writer = self.journal.content_writer();
+        let writer = self.mount.journal.content_writer();
         let done = self.contents.write(&writer, self.options.jobs, &*self.progress, &beat);
         if matches!(done, Err(Error::Io { .. } | Error::Poisoned)) {
-            self.journal.abort();
+            self.mount.journal.abort();
         }
         done
+    }
+
+    /// How content goes through the page cache, if it does.
+    pub(super) const fn through(&self) -> Option<Through> {
+        self.options.through
+    }
+
+    /// A step of `total` bytes of content begins.
+    pub(super) fn begin_writing(&self, total: u64) {
+        self.progress.begin(Step { name: "writing", unit: Unit::Bytes, total: Some(total) });
+    }
+
+    /// `n` more of them are done.
+    pub(super) fn went_on(&self, n: u64) -> Result<()> {
+        self.progress.advance(n);
+        self.progress.check()?;
+        self.beat()
+    }
+
+    /// All of them are.
+    pub(super) fn end_writing(&self) {
+        self.progress.end();
+    }
+
+    /// Before a file goes through the page cache, where nothing can be committed: a new transaction, where that is allowed
+    /// and the running one is nearly full.
+    pub(super) fn leave_room(&mut self) -> Result<()> {
+        let low = self.mount.journal.room() < ROOM.min(self.mount.journal.max_blocks() / 2);
+        if self.options.chunked && low { self.commit() } else { Ok(()) }
     }
 
     fn beat(&self) -> Result<()> {
@@ -306,13 +342,13 @@ impl Session {
 
     /// Bring what is kept in memory into the running transaction.
     fn settle(&mut self) -> Result<()> {
-        let mut handle = self.journal.start(0)?;
+        let mut handle = self.mount.journal.start(0)?;
         if !handle.extend(COMMIT_CREDITS)? {
             let have = handle.credits().into();
             return Err(Error::TransactionTooLarge { need: COMMIT_CREDITS.into(), have });
         }
-        Namei::new(self.fs.edit(&mut handle), &mut self.ctx).sync_quota()?;
-        self.fs.sync_counts(&mut handle)
+        Namei::new(self.mount.fs.edit(&mut handle), &mut self.ctx).sync_quota()?;
+        self.mount.fs.sync_counts(&mut handle)
     }
 
     /// Look whether the running transaction could be committed, without writing anything.
@@ -321,9 +357,9 @@ impl Session {
     /// [`Error::TransactionTooLarge`], [`Error::NoSpace`].
     pub fn prepare(&mut self) -> Result<()> {
         self.settle().map_err(|e| self.too_large(e))?;
-        match self.journal.capacity().map(u64::from) {
-            Some(have) if self.journal.log_blocks(0) > have => {
-                Err(Error::TransactionTooLarge { need: self.journal.log_blocks(0), have })
+        match self.mount.journal.capacity().map(u64::from) {
+            Some(have) if self.mount.journal.log_blocks(0) > have => {
+                Err(Error::TransactionTooLarge { need: self.mount.journal.log_blocks(0), have })
             }
             _ => Ok(()),
         }
@@ -337,10 +373,10 @@ impl Session {
     pub fn commit(&mut self) -> Result<()> {
         self.prepare()?;
         self.write_contents()?;
-        if self.journal.commit()?.is_some() {
+        if self.mount.journal.commit()?.is_some() {
             self.commits += 1;
         }
-        self.fs.committed();
+        self.mount.fs.committed();
         self.ctx.committed();
         Ok(())
     }
@@ -351,9 +387,10 @@ impl Session {
     /// Reading failed.
     pub fn discard(&mut self) -> Result<()> {
         self.contents.clear();
-        self.journal.discard();
-        self.fs = Filesystem::open(self.journal.view(), &OpenOptions::default())?;
-        self.ctx = Context::new(&self.fs.volume, self.ctx.now());
+        self.mount.journal.discard();
+        self.mount.fs = Filesystem::open(self.mount.journal.view(), &OpenOptions::default())?;
+        self.mount.recount();
+        self.ctx = Context::new(&self.mount.fs.volume, self.ctx.now());
         Ok(())
     }
 
@@ -372,15 +409,15 @@ impl Session {
     /// Failed writes.
     pub fn abandon(mut self) -> Result<()> {
         self.contents.clear();
-        self.journal.discard();
+        self.mount.journal.discard();
         self.end()
     }
 
     fn end(self) -> Result<()> {
-        if self.journal.is_poisoned() {
+        if self.mount.journal.is_poisoned() {
             return Err(Error::Poisoned);
         }
-        self.journal.close()?;
+        self.mount.journal.close()?;
         if let Some(claim) = &self.claim {
             claim.release()?;
         }

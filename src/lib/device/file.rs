@@ -6,6 +6,7 @@
 //! flush poisons the device: what reached the disk is then unknown, and later writes fail with
 //! [`Error::Poisoned`] until the file is opened again.
 
+use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -234,6 +235,30 @@ impl FileDevice {
         Ok(())
     }
 
+    /// One call for up to `IOV_MAX` parts; where it takes less than all of them, what is left goes part by part.
+    fn write_all_parts(&self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
+        const IOV_MAX: usize = 1024;
+        let mut at = offset;
+        for some in parts.chunks(IOV_MAX) {
+            let len: usize = some.iter().map(|p| p.len()).sum();
+            let taken = match retry(|| rustix::io::pwritev(&self.fd, some, at)) {
+                Ok(n) => n,
+                Err(e) => return Err(self.failed(IoOp::Write, at, len as u64, e)),
+            };
+            let mut end = at;
+            for part in some {
+                let start = end;
+                end += part.len() as u64;
+                let skip = (at + taken as u64).saturating_sub(start).min(part.len() as u64);
+                if skip < part.len() as u64 {
+                    self.write_all(start + skip, &part[skip as usize..])?;
+                }
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
     fn write_zeros(&self, range: Range<u64>) -> Result<()> {
         const STEP: u64 = 1 << 20;
         let len = range.end - range.start;
@@ -289,6 +314,28 @@ impl BlockDevice for FileDevice {
         check_range(IoOp::Write, offset, data.len() as u64, self.len())?;
         let _guard = self.check_held(IoOp::Write, offset, data.len() as u64)?;
         self.write_all(offset, data)
+    }
+
+    fn write_parts_at(&self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
+        self.check_writable()?;
+        check_range(IoOp::Write, offset, parts.iter().map(|p| p.len() as u64).sum(), self.len())?;
+        self.write_all_parts(offset, parts)
+    }
+
+    fn copy_from(&self, file: BorrowedFd<'_>, from: u64, offset: u64, len: u64) -> Result<u64> {
+        self.check_writable()?;
+        check_range(IoOp::Write, offset, len, self.len())?;
+        let (mut from, mut to) = (from, offset);
+        while to < offset + len {
+            let left = usize::try_from(offset + len - to).unwrap_or(usize::MAX);
+            match rustix::fs::copy_file_range(file, Some(&mut from), &self.fd, Some(&mut to), left) {
+                Ok(n) if n > 0 => {}
+                Err(Errno::INTR) => {}
+                // What the matter is shows when the rest is read and written.
+                _ => break,
+            }
+        }
+        Ok(to - offset)
     }
 
     fn flush(&self) -> Result<()> {
@@ -437,6 +484,39 @@ mod tests {
         assert_eq!(b, [7, 7, 7, 7, 7, 0, 0, 0]);
         assert_eq!(d.next_data(20 << 20).unwrap(), None);
         assert_eq!(d.next_data(u64::MAX).unwrap(), None);
+    }
+
+    #[test]
+    fn parts_are_written_one_behind_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let d = FileDevice::create(dir.path().join("img"), 8192).unwrap();
+        // More parts than one call takes, of changing length, one of them empty.
+        let bytes: Vec<u8> = (0..4000u32).map(|n| (n * 7) as u8).collect();
+        let parts: Vec<IoSlice<'_>> = bytes.chunks(3).chain(std::iter::once(&[][..])).map(IoSlice::new).collect();
+        assert!(parts.len() > 1024);
+        d.write_parts_at(100, &parts).unwrap();
+        let mut got = vec![0; 4000];
+        d.read_at(100, &mut got).unwrap();
+        assert_eq!(got, bytes);
+        assert!(d.write_parts_at(5000, &parts).is_err() && !d.is_poisoned());
+    }
+
+    #[test]
+    fn the_host_copies_where_it_can_and_no_further_than_the_file_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| (n * 7) as u8).collect();
+        std::fs::write(dir.path().join("source"), &bytes).unwrap();
+        let source = std::fs::File::open(dir.path().join("source")).unwrap();
+        let d = FileDevice::create(dir.path().join("img"), 1 << 20).unwrap();
+        let done = d.copy_from(source.as_fd(), 1000, 5000, 299_500).unwrap() as usize;
+        assert!(done <= 299_000, "{done} bytes of a file that has 299000 left");
+        let mut got = vec![0; done];
+        d.read_at(5000, &mut got).unwrap();
+        assert_eq!(got, bytes[1000..1000 + done]);
+        assert!(d.copy_from(source.as_fd(), 0, 1 << 20, 1).is_err());
+        drop(d);
+        let d = FileDevice::open(dir.path().join("img"), Access::ReadOnly).unwrap();
+        assert!(matches!(d.copy_from(source.as_fd(), 0, 0, 10), Err(Error::ReadOnly)));
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub use record::RecordDevice;
 pub use replay::WriteLog;
 pub use window::WindowDevice;
 
+use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
 use crate::error::{Error, IoOp, Result};
@@ -59,6 +60,31 @@ pub trait BlockDevice: Send + Sync {
 
     /// Write all of `data` at byte `offset`. Fails where the range leaves the device.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Write all of `parts`, one behind the other, from byte `offset` on. Where the host can, it is one write.
+    ///
+    /// # Errors
+    /// As [`BlockDevice::write_at`]; some of the parts may have been written.
+    #[doc(alias = "pwritev")]
+    fn write_parts_at(&self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
+        let mut at = offset;
+        for part in parts {
+            self.write_at(at, part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Let the host itself copy `len` bytes of a file, from byte `from` on, to byte `offset`, where it can and nothing overlays
+    /// the bytes. Returns how many were copied, from the first on; the rest is to be written.
+    ///
+    /// # Errors
+    /// As [`BlockDevice::write_at`], before anything is copied.
+    #[doc(alias = "copy_file_range")]
+    fn copy_from(&self, file: BorrowedFd<'_>, from: u64, offset: u64, len: u64) -> Result<u64> {
+        let _ = (file, from, offset, len);
+        Ok(0)
+    }
 
     /// Make all earlier writes durable.
     fn flush(&self) -> Result<()>;
@@ -122,6 +148,12 @@ macro_rules! forward_device {
             }
             fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
                 (**self).write_at(offset, data)
+            }
+            fn write_parts_at(&self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
+                (**self).write_parts_at(offset, parts)
+            }
+            fn copy_from(&self, file: BorrowedFd<'_>, from: u64, offset: u64, len: u64) -> Result<u64> {
+                (**self).copy_from(file, from, offset, len)
             }
             fn flush(&self) -> Result<()> {
                 (**self).flush()

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the range lay inside the device below when the window was made, and nothing outside it is touched.
 
+use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
@@ -68,6 +69,15 @@ impl<D: BlockDevice> BlockDevice for WindowDevice<D> {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.base.write_at(self.shift(IoOp::Write, offset, data.len() as u64)?, data)
+    }
+
+    fn write_parts_at(&self, offset: u64, parts: &[IoSlice<'_>]) -> Result<()> {
+        let len = parts.iter().map(|p| p.len() as u64).sum();
+        self.base.write_parts_at(self.shift(IoOp::Write, offset, len)?, parts)
+    }
+
+    fn copy_from(&self, file: BorrowedFd<'_>, from: u64, offset: u64, len: u64) -> Result<u64> {
+        self.base.copy_from(file, from, self.shift(IoOp::Write, offset, len)?, len)
     }
 
     fn flush(&self) -> Result<()> {

@@ -12,7 +12,7 @@ use super::folio::{Buffer, PAGE, PAGE_BITS};
 use super::inode::MemInode;
 use super::map::Create;
 use super::mount::{Mount, is_full};
-use super::path::WritePath;
+use super::path::{IovIter, WritePath};
 use crate::error::{Error, Result};
 
 /// The path of buffer heads.
@@ -35,12 +35,11 @@ impl WritePath for BufferHead {
         "buffer-head"
     }
 
-    fn write(&self, m: &mut Mount, i: &mut MemInode, pos: u64, data: &[u8]) -> Result<usize> {
+    fn write(&self, m: &mut Mount, i: &mut MemInode, pos: u64, from: &mut dyn IovIter) -> Result<usize> {
         let mut done = 0;
-        while done < data.len() {
+        while done < from.len() {
             m.make_room(Some(i))?;
-            let at = pos + done as u64;
-            match m.write_folio(i, at, &data[done..]) {
+            match m.write_folio(i, pos, from, done) {
                 Ok(n) => done += n,
                 Err(e) if done > 0 && is_full(&e) => break,
                 Err(e) => return Err(e),
@@ -66,9 +65,10 @@ impl WritePath for BufferHead {
 }
 
 impl Mount {
-    /// Take one folio's share of a write.
+    /// Take one folio's share of a write at `start`, of which `done` bytes have been taken.
     #[doc(alias = "generic_perform_write")]
-    fn write_folio(&mut self, i: &mut MemInode, pos: u64, data: &[u8]) -> Result<usize> {
+    fn write_folio(&mut self, i: &mut MemInode, start: u64, from: &mut dyn IovIter, done: usize) -> Result<usize> {
+        let (pos, rest) = (start + done as u64, (from.len() - done) as u64);
         let delayed = self.options.delalloc && !self.journals_data(i) && !self.must_allocate(i)?;
         let get = match delayed {
             true => Get::Delayed,
@@ -77,8 +77,8 @@ impl Mount {
         };
         let mut tries = 0;
         let (index, len) = loop {
-            let f = i.cache.grab(pos >> PAGE_BITS, data.len() as u64);
-            let (index, len) = (f.index, (f.end() - pos).min(data.len() as u64));
+            let f = i.cache.grab_to_write(pos, rest);
+            let (index, len) = (f.index, (f.end() - pos).min(rest));
             match self.prepare(i, index, pos..pos + len, get) {
                 Ok(()) => break (index, len as usize),
                 Err(e) => {
@@ -94,9 +94,17 @@ impl Mount {
             }
         };
         let range = pos..pos + len as u64;
-        if let Some(f) = i.cache.find_mut(index) {
+        let copied = i.cache.find_mut(index).map_or(Ok(()), |f| {
             let at = (pos - f.pos()) as usize;
-            f.data[at..at + len].copy_from_slice(&data[..len]);
+            from.copy(done, &mut f.data[at..at + len])
+        });
+        if let Err(e) = copied {
+            zero_new(i, index, range.clone(), self.block_size());
+            if range.end > i.size {
+                i.cache.truncate(i.size, u64::MAX, i.size);
+                self.cut(i)?;
+            }
+            return Err(e);
         }
         if get == Get::Delayed {
             self.end_delayed(i, index, range)?;
@@ -232,13 +240,8 @@ impl Mount {
     pub(super) fn commit_write(&self, i: &mut MemInode, index: u64, range: &Range<u64>) {
         let bits = self.block_bits();
         let Some(f) = i.cache.find_mut(index) else { return };
-        let first = f.pos() >> bits;
-        for n in range.start >> bits..=(range.end - 1) >> bits {
-            let b = &mut f.buffers[(n - first) as usize];
-            (b.uptodate, b.dirty, b.new) = (true, true, false);
-        }
-        f.dirty = true;
-        f.uptodate |= f.buffers.iter().all(|b| b.uptodate);
+        let at = f.pos();
+        f.written(&((range.start - at) as usize..(range.end - at) as usize), bits);
     }
 
     /// Put the blocks of `range` into the journal.

@@ -8,6 +8,7 @@ use super::folio::PAGE_BITS;
 use super::inode::MemInode;
 use super::map::{Create, Mapped};
 use super::mount::{Mount, is_full};
+use super::path::Bytes;
 use crate::error::{Error, Result};
 use crate::units::Ino;
 
@@ -28,7 +29,7 @@ impl Mount {
             m.store(i)?;
             let range = pos..pos + data.len() as u64;
             if m.journals_data(i) {
-                let n = m.path_of(i).write(m, i, pos, data)?;
+                let n = m.path_of(i).write(m, i, pos, &mut Bytes(data))?;
                 m.write_back_range(i, range.clone())?;
                 i.cache.drop_clean(pos >> PAGE_BITS, (range.end - 1) >> PAGE_BITS);
                 return Ok(n);

@@ -6,6 +6,7 @@
 //! only read has none. Folios do not overlap.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::units::Fsblk;
 
@@ -16,6 +17,8 @@ pub const PAGE: u64 = 1 << PAGE_BITS;
 /// The largest folio: `1 << MAX_ORDER` pages.
 #[doc(alias = "MAX_PAGECACHE_ORDER")]
 const MAX_ORDER: u32 = 9;
+/// Most bytes of memory that are kept for folios to come.
+const MAX_SPARE: u64 = 64 << 20;
 
 /// The state of a block in the page cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,9 +76,8 @@ pub struct Folio {
 }
 
 impl Folio {
-    /// An empty folio.
-    pub fn new(index: u64, order: u32) -> Self {
-        let data = vec![0; (PAGE << order) as usize];
+    /// A folio of which nothing is known, in memory that may hold anything.
+    const fn new(index: u64, order: u32, data: Vec<u8>) -> Self {
         Self { index, order, data, uptodate: false, dirty: false, buffers: Vec::new() }
     }
 
@@ -106,6 +108,18 @@ impl Folio {
             let one = Buffer { uptodate: self.uptodate, dirty: self.dirty, ..Buffer::default() };
             self.buffers = vec![one; (self.size() >> block_bits) as usize];
         }
+    }
+
+    /// The bytes `range` of the folio hold what was written: their blocks are dirty and known.
+    #[doc(alias = "block_write_end", alias = "iomap_set_range_dirty")]
+    pub fn written(&mut self, range: &Range<usize>, block_bits: u32) {
+        let blocks = range.start >> block_bits..((range.end - 1) >> block_bits) + 1;
+        let all = blocks.len() == self.buffers.len();
+        for b in &mut self.buffers[blocks] {
+            (b.uptodate, b.dirty, b.new) = (true, true, false);
+        }
+        self.dirty = true;
+        self.uptodate = self.uptodate || all || self.buffers.iter().all(|b| b.uptodate);
     }
 
     /// Mark all of it for writeback, as a store through a mapping does.
@@ -143,11 +157,55 @@ impl Folio {
     }
 }
 
+/// Memory of folios that are gone, kept for new ones: pages that are in use stay in the processor's caches, and no page
+/// has to be faulted in again.
+#[derive(Clone, Default)]
+#[doc(alias = "free_list")]
+pub struct Spare {
+    /// By order.
+    lists: [Vec<Vec<u8>>; MAX_ORDER as usize + 1],
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Spare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spare").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Spare {
+    /// Memory for a folio; zeros, unless all of it will be `covered` at once.
+    fn take(&mut self, order: u32, covered: bool) -> Vec<u8> {
+        let size = PAGE << order;
+        let had = self.lists.get_mut(order as usize).and_then(Vec::pop);
+        let Some(mut data) = had else { return vec![0; size as usize] };
+        self.bytes -= size;
+        if !covered {
+            data.fill(0);
+        }
+        data
+    }
+
+    fn give(&mut self, folio: Folio) {
+        let size = folio.size();
+        // What was split off a larger folio may have more memory than it uses.
+        let fits = folio.data.len() as u64 == size && folio.data.capacity() as u64 == size;
+        if fits
+            && self.bytes + size <= MAX_SPARE
+            && let Some(list) = self.lists.get_mut(folio.order as usize)
+        {
+            list.push(folio.data);
+            self.bytes += size;
+        }
+    }
+}
+
 /// The page cache of an inode.
 #[derive(Clone, Debug)]
 #[doc(alias = "address_space")]
 pub struct PageCache {
     folios: BTreeMap<u64, Folio>,
+    spare: Spare,
     block_bits: u32,
     large: bool,
 }
@@ -155,7 +213,20 @@ pub struct PageCache {
 impl PageCache {
     /// An empty cache; `large` allows folios of more than one page.
     pub const fn new(block_bits: u32, large: bool) -> Self {
-        Self { folios: BTreeMap::new(), block_bits, large }
+        const EMPTY: Vec<Vec<u8>> = Vec::new();
+        let spare = Spare { lists: [EMPTY; MAX_ORDER as usize + 1], bytes: 0 };
+        Self { folios: BTreeMap::new(), spare, block_bits, large }
+    }
+
+    /// Take up memory that another cache left.
+    pub fn adopt(&mut self, spare: Spare) {
+        self.spare = spare;
+    }
+
+    /// Drop everything; what is left is memory for other caches.
+    pub fn into_spare(mut self) -> Spare {
+        self.discard(0, u64::MAX);
+        self.spare
     }
 
     /// Whether there is no folio.
@@ -185,6 +256,23 @@ impl PageCache {
         (f.next_index() > page).then_some(f)
     }
 
+    /// The folios from the one that holds a page on, in order, as far as they follow each other without a gap.
+    pub fn following(&self, page: u64) -> impl Iterator<Item = &Folio> {
+        let first = self.find(page).map_or(u64::MAX, |f| f.index);
+        let mut next = first;
+        self.folios.range(first..).map_while(move |(index, f)| {
+            let follows = *index == next;
+            next = f.next_index();
+            follows.then_some(f)
+        })
+    }
+
+    /// The folios that meet the pages `first..=last`, in order, to be changed.
+    pub fn meeting_mut(&mut self, first: u64, last: u64) -> impl Iterator<Item = &mut Folio> {
+        let first = self.find(first).map_or(first, |f| f.index);
+        self.folios.range_mut(first..=last.max(first)).map(|(_, f)| f)
+    }
+
     /// The first dirty folio that reaches beyond page `from` and begins at or before `last`.
     pub fn next_dirty(&self, from: u64, last: u64) -> Option<u64> {
         let first = self.find(from).map_or(from, |f| f.index);
@@ -195,15 +283,30 @@ impl PageCache {
     /// The folio that holds a page; a new one, as large as `len` bytes from there allow, where there is none.
     #[doc(alias = "__filemap_get_folio")]
     pub fn grab(&mut self, page: u64, len: u64) -> &mut Folio {
-        let index = match self.find(page) {
-            Some(f) => f.index,
-            None => self.add(page, len),
-        };
-        // The entry is there; `or_insert_with` only satisfies the types.
-        self.folios.entry(index).or_insert_with(|| Folio::new(index, 0))
+        self.grab_with(page, len, false)
     }
 
-    fn add(&mut self, page: u64, len: u64) -> u64 {
+    /// The folio for a write of `len` bytes at `pos`, with buffers; a new one that the write does not cover is zeros.
+    #[doc(alias = "iomap_get_folio")]
+    pub fn grab_to_write(&mut self, pos: u64, len: u64) -> &mut Folio {
+        let bits = self.block_bits;
+        let f = self.grab_with(pos >> PAGE_BITS, len, pos.is_multiple_of(PAGE));
+        f.create_buffers(bits);
+        f
+    }
+
+    fn grab_with(&mut self, page: u64, len: u64, whole: bool) -> &mut Folio {
+        let found = self.find(page).map(|f| f.index);
+        let (index, order) = found.map_or_else(|| (page, self.order_for(page, len)), |index| (index, 0));
+        let spare = &mut self.spare;
+        self.folios.entry(index).or_insert_with(|| {
+            let covered = whole && len >= PAGE << order;
+            Folio::new(index, order, spare.take(order, covered))
+        })
+    }
+
+    /// How large a new folio at `page` is for `len` bytes.
+    fn order_for(&self, page: u64, len: u64) -> u32 {
         let mut order = 0;
         if self.large && len > PAGE {
             order = (len.ilog2() - PAGE_BITS).min(MAX_ORDER);
@@ -214,8 +317,13 @@ impl PageCache {
         while order > 0 && self.folios.range(page..page + (1 << order)).next().is_some() {
             order -= 1;
         }
-        self.folios.insert(page, Folio::new(page, order));
-        page
+        order
+    }
+
+    /// Drop the folios that begin in pages `first..stop`.
+    fn discard(&mut self, first: u64, stop: u64) {
+        let gone = self.folios.extract_if(first..stop, |_, _| true);
+        gone.for_each(|(_, f)| self.spare.give(f));
     }
 
     /// Drop what is cached of `[start, end)`: whole folios go, parts of folios become zeros, large ones are split where
@@ -243,10 +351,7 @@ impl PageCache {
             stop = index;
         }
         if first < stop {
-            let gone: Vec<u64> = self.folios.range(first..stop).map(|(i, _)| *i).collect();
-            for i in gone {
-                self.folios.remove(&i);
-            }
+            self.discard(first, stop);
         }
     }
 
@@ -316,7 +421,8 @@ impl PageCache {
     /// Drop the clean folios that meet the pages `first..=last`.
     #[doc(alias = "invalidate_inode_pages2_range")]
     pub fn drop_clean(&mut self, first: u64, last: u64) {
-        self.folios.retain(|i, f| f.dirty || *i > last || f.next_index() <= first);
+        let gone = self.folios.extract_if(.., |i, f| !f.dirty && *i <= last && f.next_index() > first);
+        gone.for_each(|(_, f)| self.spare.give(f));
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::delalloc::{Allocation, Delalloc};
 use super::folio::PageCache;
 use crate::error::Result;
-use crate::units::{Lblk, Tid};
+use crate::units::{Fsblk, Lblk, Tid};
 use crate::volume::{Mapping, OpenInode, Volume};
 
 /// A file in memory.
@@ -30,6 +30,12 @@ pub struct MemInode {
     /// The transaction that last changed what reading the data back needs.
     #[doc(alias = "i_datasync_tid")]
     pub datasync_tid: Option<Tid>,
+    /// The transaction that the inode was last stored in as it is, and the size that it had then.
+    pub(super) stored: Option<(Tid, u64)>,
+    /// Bytes written since it was last written back for being too much.
+    pub(super) since: u64,
+    /// Bytes of the file on their way to the device, and the block that they go to.
+    pub(super) bio: Option<(Range<u64>, Fsblk)>,
     /// Bytes that must be on the device before the running transaction commits.
     #[doc(alias = "jbd2_inode")]
     pub ordered: Option<Range<u64>>,
@@ -54,6 +60,9 @@ impl MemInode {
             cache: PageCache::new(block_bits, large),
             sync_tid: None,
             datasync_tid: None,
+            stored: None,
+            since: 0,
+            bio: None,
             ordered: None,
             flush_on_close: false,
             unlinked: false,

@@ -13,7 +13,7 @@ use super::folio::{Folio, PAGE_BITS};
 use super::inode::MemInode;
 use super::map::Create;
 use super::mount::{Mount, is_full};
-use super::path::WritePath;
+use super::path::{IovIter, WritePath};
 use crate::error::Result;
 
 /// The path of iomap.
@@ -34,17 +34,16 @@ impl WritePath for Iomap {
         "iomap"
     }
 
-    fn write(&self, m: &mut Mount, i: &mut MemInode, pos: u64, data: &[u8]) -> Result<usize> {
+    fn write(&self, m: &mut Mount, i: &mut MemInode, pos: u64, from: &mut dyn IovIter) -> Result<usize> {
         let old = i.size;
         if pos > old {
             // The rest of the old last block, outside any transaction of the write.
             m.zero_tail(i, old, pos)?;
         }
         let mut done = 0;
-        while done < data.len() {
+        while done < from.len() {
             m.make_room(Some(i))?;
-            let at = pos + done as u64;
-            match m.write_mapping(i, at, &data[done..]) {
+            match m.write_mapping(i, pos, from, done) {
                 Ok(n) => done += n,
                 Err(e) if done > 0 && is_full(&e) => break,
                 Err(e) => return Err(e),
@@ -105,54 +104,52 @@ impl Mount {
         }
     }
 
-    /// Take what one mapping holds of a write.
+    /// Take what one mapping holds of a write at `pos`, of which `done` bytes have been taken.
     #[doc(alias = "iomap_write_iter")]
-    fn write_mapping(&mut self, i: &mut MemInode, pos: u64, data: &[u8]) -> Result<usize> {
-        let map = self.map_write(i, pos, data.len() as u64)?;
+    fn write_mapping(&mut self, i: &mut MemInode, pos: u64, from: &mut dyn IovIter, done: usize) -> Result<usize> {
+        let (start, all) = (pos + done as u64, pos + from.len() as u64);
+        let map = self.map_write(i, start, all - start)?;
         let bits = self.block_bits();
-        let stop = (u64::from(map.e.end()) << bits).min(pos + data.len() as u64);
-        let mut at = pos;
+        let stop = (u64::from(map.e.end()) << bits).min(all);
+        let mut at = start;
         while at < stop {
             // The folio first, then: does the mapping still hold?
-            let f = i.cache.grab(at >> PAGE_BITS, stop - at);
-            f.create_buffers(bits);
-            let (index, end) = (f.index, f.end().min(stop));
+            let f = i.cache.grab_to_write(at, stop - at);
+            let end = f.end().min(stop);
+            let part = (at - f.pos()) as usize..(end - f.pos()) as usize;
             if !i.dd.es().is_valid(map.cookie) {
                 break;
             }
-            if let Err(e) = self.fill_around(i, index, &(at..end), &map) {
+            let copied = self.fill_around(f, &part, &map).and_then(|()| {
+                from.copy((at - pos) as usize, &mut f.data[part.clone()])?;
+                f.written(&part, bits);
+                Ok(())
+            });
+            if let Err(e) = copied {
                 self.give_back(i, &map, at);
                 return Err(e);
             }
-            if let Some(f) = i.cache.find_mut(index) {
-                let from = (at - f.pos()) as usize;
-                let to = (end - f.pos()) as usize;
-                f.data[from..to].copy_from_slice(&data[(at - pos) as usize..(end - pos) as usize]);
-            }
-            self.mark_dirty(i, index, &(at..end));
             i.size = i.size.max(end);
             at = end;
         }
-        Ok((at - pos) as usize)
+        Ok((at - start) as usize)
     }
 
-    /// The blocks at the edges of a write must be known: read, or zeros where nothing was written yet.
+    /// The blocks at the edges of a write into `part` of a folio must be known: read, or zeros where nothing was written yet.
     #[doc(alias = "__iomap_write_begin")]
-    fn fill_around(&self, i: &mut MemInode, index: u64, range: &Range<u64>, map: &Mapping) -> Result<()> {
-        let block = self.block_size();
-        for n in [range.start / block, (range.end - 1) / block] {
-            let (start, end) = (n * block, (n + 1) * block);
-            let partial = start < range.start || end > range.end;
-            let Some(f) = i.cache.find_mut(index) else { return Ok(()) };
-            let (at, first) = ((start - f.pos()) as usize, f.uptodate);
-            let b = &mut f.buffers[at / block as usize];
-            if first || b.uptodate || !partial {
+    fn fill_around(&self, f: &mut Folio, part: &Range<usize>, map: &Mapping) -> Result<()> {
+        let (bits, block) = (self.block_bits(), 1 << self.block_bits());
+        for n in [part.start >> bits, (part.end - 1) >> bits] {
+            let at = n << bits;
+            let partial = at < part.start || at + block > part.end;
+            if f.uptodate || f.buffers[n].uptodate || !partial {
                 continue;
             }
-            b.uptodate = true;
-            let slot = &mut f.data[at..at + block as usize];
+            f.buffers[n].uptodate = true;
+            let lblk = (f.pos() >> bits) + n as u64;
+            let slot = &mut f.data[at..at + block];
             if map.e.status == EsStatus::Written {
-                let pblk = map.e.pblk.saturating_add(n - u64::from(map.e.lblk.0));
+                let pblk = map.e.pblk.saturating_add(lblk - u64::from(map.e.lblk.0));
                 self.read_block(pblk, slot)?;
             } else {
                 slot.fill(0);
@@ -236,7 +233,7 @@ impl Mount {
                     commits = 0;
                     self.submit_run(i, &m.e)?;
                 }
-                Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 => {
+                Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 && self.may_commit() => {
                     commits += 1;
                     self.commit(Some(i))?;
                 }
@@ -256,7 +253,7 @@ impl Mount {
 
     /// The contiguous dirty blocks from the first one of a folio on, up to the end of the file and of page `last`'s folio.
     fn dirty_run(&self, i: &mut MemInode, index: u64, last: u64) -> Option<Range<u32>> {
-        let (bits, limit) = (self.block_bits(), self.block_up(i.size));
+        let limit = self.block_up(i.size);
         let first_page = i.cache.find(index)?;
         let base = self.block_of(first_page.pos());
         let skip = first_page.buffers.iter().position(|b| b.dirty)?;
@@ -268,33 +265,23 @@ impl Mount {
             return None;
         }
         let mut end = start;
-        while end < limit {
-            let pos = u64::from(end) << bits;
-            let Some(f) = i.cache.find(pos >> PAGE_BITS).filter(|f| f.index <= last && f.dirty) else { break };
-            if !f.buffers.get(((pos - f.pos()) >> bits) as usize).is_some_and(|b| b.dirty) {
+        for f in i.cache.following(index).take_while(|f| f.index <= last && f.dirty) {
+            let first = self.block_of(f.pos());
+            let rest = f.buffers.get((end - first) as usize..).unwrap_or_default();
+            let dirty = rest.iter().take_while(|b| b.dirty).count();
+            end += dirty as u32;
+            if dirty < rest.len() || rest.is_empty() || end >= limit {
                 break;
             }
-            end += 1;
         }
-        Some(start..end)
+        Some(start..end.min(limit))
     }
 
     /// Write mapped blocks; at the end of the I/O convert them and move `i_disksize`.
     #[doc(alias = "ext4_iomap_end_bio")]
     fn submit_run(&mut self, i: &mut MemInode, e: &EsEntry) -> Result<()> {
-        let (bits, block) = (self.block_bits(), self.block_size());
-        for lblk in e.lblk.0..e.end() {
-            let pos = u64::from(lblk) << bits;
-            let size = i.size;
-            let Some(f) = i.cache.find_mut(pos >> PAGE_BITS) else { continue };
-            let at = (pos - f.pos()) as usize;
-            let keep = size.saturating_sub(pos).min(block) as usize;
-            f.data[at + keep..at + block as usize].fill(0);
-            f.buffers[at / block as usize].dirty = false;
-            f.dirty = f.buffers.iter().any(|b| b.dirty);
-            let bytes = f.data[at..at + block as usize].to_vec();
-            self.write_block(false, e.pblk.saturating_add((lblk - e.lblk.0).into()), &bytes)?;
-        }
+        let bits = self.block_bits();
+        self.write_cached(i, e.lblk.0..e.end(), e.pblk)?;
         if e.status == EsStatus::Unwritten {
             self.convert(i, e.lblk.0, e.end().into(), false)?;
         }

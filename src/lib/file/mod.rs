@@ -33,5 +33,5 @@ mod writeback;
 
 pub use inode::{Disk, MemInode};
 pub use mount::Mount;
-pub use options::{DataMode, MountOptions, PathChoice};
-pub use path::WritePath;
+pub use options::{Commits, DataMode, MountOptions, PathChoice};
+pub use path::{IovIter, WritePath};

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::folio::PAGE;
+use super::folio::{PAGE, Spare};
 use super::inode::MemInode;
-use super::options::{DataMode, MountOptions, PathChoice};
+use super::options::{Commits, DataMode, MountOptions, PathChoice};
 use super::space::Space;
 use crate::alloc::Filesystem;
 use crate::device::BlockDevice;
@@ -23,15 +23,19 @@ use crate::volume::{MapKind, OpenInode, OpenOptions, Volume};
 
 /// Metadata blocks that must fit the running transaction before an operation starts; else it is committed.
 const ROOM: u64 = 128;
+/// The same where nobody may commit: what one step surely does not exceed.
+const LEAST_ROOM: u64 = 32;
 
 /// A filesystem in use.
 #[derive(Debug)]
 pub struct Mount {
-    pub(super) journal: Journal,
-    pub(super) fs: Filesystem,
+    pub(crate) journal: Journal,
+    pub(crate) fs: Filesystem,
     pub(super) options: MountOptions,
     pub(super) space: Space,
     pub(super) inodes: BTreeMap<Ino, MemInode>,
+    /// Memory of folios that went with their file.
+    pub(super) spare: Spare,
     pub(super) now: Timestamp,
 }
 
@@ -42,19 +46,41 @@ impl Mount {
     /// Those of [`Journal::open`] and [`Filesystem::open`]; [`Error::InvalidArgument`] for blocks larger than a page.
     pub fn new(device: Arc<dyn BlockDevice>, options: MountOptions, now: Timestamp) -> Result<Self> {
         let volume = Volume::open(device, &OpenOptions::default())?;
-        if u64::from(volume.geometry().block_size) > PAGE {
-            let value = volume.geometry().block_size.to_string();
-            return Err(Error::InvalidArgument { name: "block size", value, allowed: "a page or less" });
-        }
+        Self::check_pages(&volume)?;
         let with = JournalOptions::new(Arc::new(FixedClock(now)));
         let has_log = volume.superblock().features().compat.contains(crate::format::features::Compat::HAS_JOURNAL);
         let journal = if has_log { Journal::open(&volume, None, with)? } else { direct::open(&volume, with)? };
         drop(volume);
         let fs = Filesystem::open(journal.view(), &OpenOptions::default())?;
+        Ok(Self::over(journal, fs, options, now))
+    }
+
+    /// Over a journal and a filesystem that are in use already. Nothing is looked at.
+    pub fn over(journal: Journal, fs: Filesystem, options: MountOptions, now: Timestamp) -> Self {
+        let space = Self::count(&fs, &options);
+        Self { journal, fs, options, space, inodes: BTreeMap::new(), spare: Spare::default(), now }
+    }
+
+    fn count(fs: &Filesystem, options: &MountOptions) -> Space {
         let geo = fs.volume.geometry();
-        let total = geo.blocks_count >> geo.cluster_bits;
-        let space = Space::new(total, fs.alloc.counted_clusters(), options.cpus);
-        Ok(Self { journal, fs, options, space, inodes: BTreeMap::new(), now })
+        Space::new(geo.blocks_count >> geo.cluster_bits, fs.alloc.counted_clusters(), options.cpus)
+    }
+
+    /// The filesystem has been changed beside the mount, in which no file is.
+    pub fn recount(&mut self) {
+        self.space = Self::count(&self.fs, &self.options);
+    }
+
+    /// `Err` where the page cache cannot hold the filesystem's blocks.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`].
+    pub fn check_pages(volume: &Volume) -> Result<()> {
+        if u64::from(volume.geometry().block_size) > PAGE {
+            let value = volume.geometry().block_size.to_string();
+            return Err(Error::InvalidArgument { name: "block size", value, allowed: "a page or less" });
+        }
+        Ok(())
     }
 
     /// The volume, as the running transaction has it.
@@ -111,14 +137,23 @@ impl Mount {
         if !self.inodes.contains_key(&ino) {
             let o = OpenInode { ino, inode: self.fs.volume.inode(ino)? };
             let geo = self.fs.volume.geometry();
-            let large = self.options.data != DataMode::Journal;
+            let large = self.options.large_folios && self.options.data != DataMode::Journal;
             let mut i = MemInode::new(o, geo.block_bits, geo.cluster_bits, large);
+            i.cache.adopt(std::mem::take(&mut self.spare));
             // What changed it last is not known: the running transaction may have.
             let tid = Some(self.journal.running());
             (i.sync_tid, i.datasync_tid) = (tid, tid);
             self.inodes.insert(ino, i);
         }
         Ok(())
+    }
+
+    /// Let go of a file without writing back what is dirty: no page, mapping or reservation of it stays.
+    pub fn forget(&mut self, ino: Ino) {
+        if let Some(mut i) = self.inodes.remove(&ino) {
+            i.dd.remove(0..u32::MAX, &mut self.space);
+            self.spare = i.cache.into_spare();
+        }
     }
 
     /// Take a file out for an operation.
@@ -131,16 +166,24 @@ impl Mount {
     pub(super) fn on<T>(&mut self, ino: Ino, f: impl FnOnce(&mut Self, &mut MemInode) -> Result<T>) -> Result<T> {
         let mut i = self.take(ino)?;
         let done = self.make_room(Some(&mut i)).and_then(|()| f(self, &mut i));
+        if done.is_err() {
+            // What failed may have left the inode other than it is stored.
+            i.stored = None;
+        }
         self.inodes.insert(ino, i);
         done
     }
 
     /// Commit, where the running transaction has little room left.
     pub(super) fn make_room(&mut self, current: Option<&mut MemInode>) -> Result<()> {
-        if self.journal.room() < ROOM.min(self.journal.max_blocks() / 2) {
-            self.commit(current)?;
+        let (room, most) = (self.journal.room(), self.journal.max_blocks());
+        match self.options.commits {
+            Commits::Own if room < ROOM.min(most / 2) => self.commit(current),
+            Commits::Held if room < LEAST_ROOM.min(most / 2) => {
+                Err(Error::TransactionTooLarge { need: LEAST_ROOM, have: room })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Change the filesystem in the running transaction.
@@ -179,7 +222,15 @@ impl Mount {
         i.o.inode.set_size(i.disksize);
         let tid = self.journal.running();
         i.sync_tid = Some(tid);
-        self.edit(|e| e.put(&mut i.o))
+        self.edit(|e| e.put(&mut i.o))?;
+        i.stored = Some((tid, i.disksize));
+        Ok(())
+    }
+
+    /// Note a change of the inode that leaves it as it is: it is part of the running transaction.
+    #[doc(alias = "file_update_time")]
+    pub(super) fn touch(&mut self, i: &mut MemInode) -> Result<()> {
+        if i.stored == Some((self.journal.running(), i.disksize)) { Ok(()) } else { self.store(i) }
     }
 
     /// Store the inode; reading its data back needs the change.
@@ -250,9 +301,17 @@ impl Mount {
         self.fs.volume.read_blocks(block, bytes)
     }
 
+    /// Whether the path commits by itself.
+    pub(super) fn may_commit(&self) -> bool {
+        self.options.commits == Commits::Own
+    }
+
     /// Commit the running transaction: ordered data first. `current` is the file that is taken out.
     #[doc(alias = "jbd2_journal_commit_transaction")]
     pub(super) fn commit(&mut self, current: Option<&mut MemInode>) -> Result<()> {
+        if !self.may_commit() {
+            return Err(Error::TransactionTooLarge { need: LEAST_ROOM, have: self.journal.room() });
+        }
         if let Some(i) = current {
             self.submit_ordered(i)?;
         }
@@ -284,7 +343,7 @@ impl Mount {
     #[doc(alias = "ext4_should_retry_alloc")]
     pub(super) fn should_retry(&mut self, i: &mut MemInode, tries: &mut u32) -> Result<bool> {
         *tries += 1;
-        if *tries > 3 || !self.journal.is_atomic() {
+        if *tries > 3 || !self.journal.is_atomic() || !self.may_commit() {
             return Ok(false);
         }
         if self.fs.alloc.pending_clusters() == 0 {

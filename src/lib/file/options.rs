@@ -28,6 +28,16 @@ pub enum PathChoice {
     Iomap,
 }
 
+/// Who commits the running transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Commits {
+    /// The write path, where it must: when the transaction is full, and before what was freed can be used again.
+    #[default]
+    Own,
+    /// Only the owner of the journal, for whom all that happens is one transaction. What does not fit it fails.
+    Held,
+}
+
 /// Mount options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MountOptions {
@@ -41,6 +51,13 @@ pub struct MountOptions {
     pub auto_da_alloc: bool,
     /// Which buffered write path.
     pub path: PathChoice,
+    /// Folios of more than one page, where the path and the data mode allow them.
+    pub large_folios: bool,
+    /// Write back a file, and drop its pages, when so many bytes of it have been written; 0: only when asked to.
+    #[doc(alias = "dirty_background_bytes", alias = "RWF_DONTCACHE")]
+    pub dirty_bytes: u64,
+    /// Who commits.
+    pub commits: Commits,
     /// CPUs: free-space counters are approximate by so many.
     pub cpus: u32,
 }
@@ -53,6 +70,9 @@ impl Default for MountOptions {
             data: DataMode::Ordered,
             auto_da_alloc: true,
             path: PathChoice::Auto,
+            large_folios: true,
+            dirty_bytes: 0,
+            commits: Commits::Own,
             cpus: 2,
         }
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::inode::MemInode;
 use super::mount::Mount;
+use super::path::{Bytes, IovIter};
 use crate::error::Result;
 use crate::format::inode::Inode;
 use crate::units::Ino;
@@ -20,10 +21,33 @@ impl Mount {
     /// # Errors
     /// [`crate::Error::NoSpace`] where nothing could be taken.
     pub fn write(&mut self, ino: Ino, pos: u64, data: &[u8]) -> Result<usize> {
+        self.write_from(ino, pos, &mut Bytes(data))
+    }
+
+    /// Write at byte `pos` what `from` gives, straight into the page cache; returns the bytes taken.
+    ///
+    /// # Errors
+    /// As [`Mount::write`], and those of `from`; what it gave before is written.
+    pub fn write_from(&mut self, ino: Ino, pos: u64, from: &mut dyn IovIter) -> Result<usize> {
         self.on(ino, |m, i| {
-            m.store(i)?;
-            m.path_of(i).write(m, i, pos, data)
+            m.touch(i)?;
+            let taken = m.path_of(i).write(m, i, pos, from)?;
+            m.balance(i, taken as u64)?;
+            Ok(taken)
         })
+    }
+
+    /// Write back and drop what is in the page cache of a file, where more has been written than may stay there.
+    #[doc(alias = "balance_dirty_pages", alias = "folio_end_dropbehind")]
+    fn balance(&mut self, i: &mut MemInode, written: u64) -> Result<()> {
+        i.since += written;
+        if self.options.dirty_bytes == 0 || i.since < self.options.dirty_bytes {
+            return Ok(());
+        }
+        i.since = 0;
+        self.write_back_range(i, 0..u64::MAX)?;
+        i.cache.drop_clean(0, u64::MAX);
+        Ok(())
     }
 
     /// Store bytes through a shared mapping, inside one page.
@@ -226,6 +250,7 @@ impl Mount {
         let inode: Inode = self.fs.volume.inode(ino)?;
         if let Some(i) = self.inodes.get_mut(&ino) {
             i.o = OpenInode { ino, inode };
+            i.stored = None;
             i.sync_tid = Some(self.journal.running());
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! `i_disksize` moves to the end of the last one. Blocks that were allocated unwritten are converted when their data is
 //! on the device.
 
+use std::io::IoSlice;
 use std::ops::Range;
 
 use super::extent_status::EsStatus;
@@ -14,10 +15,15 @@ use super::inode::MemInode;
 use super::map::Create;
 use super::mount::{Mount, is_full};
 use crate::error::Result;
+use crate::units::Fsblk;
 
 /// Most blocks of one extent.
 #[doc(alias = "MAX_WRITEPAGES_EXTENT_LEN")]
 const MAX_EXTENT: u32 = 2048;
+
+/// Most bytes of one write to the device.
+#[doc(alias = "BIO_MAX_VECS")]
+const MAX_BIO: u64 = 1 << 20;
 
 /// Blocks to be mapped together; they are all delayed, or all unwritten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +74,13 @@ impl Pass {
     }
 }
 
+/// Whether byte `at`, which goes to block `pblk`, can be written with what `run` holds.
+fn continues(run: &(Range<u64>, Fsblk), at: u64, pblk: Fsblk, block: u64) -> bool {
+    let (bytes, first) = run;
+    let len = bytes.end - bytes.start;
+    bytes.end == at && first.0 + len / block == pblk.0 && len < MAX_BIO
+}
+
 impl Mount {
     /// Write back the dirty folios that meet `range`.
     #[doc(alias = "ext4_do_writepages")]
@@ -87,22 +100,31 @@ impl Mount {
             map: Gathered::default(),
             convert: Vec::new(),
         };
-        self.gather(i, &mut pass)?;
+        let done = self.write_pass(i, &mut pass);
+        let sent = self.flush_bio(i);
+        done.and(sent)
+    }
+
+    /// All rounds of a pass.
+    fn write_pass(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
+        self.gather(i, pass)?;
+        self.flush_bio(i)?;
         pass.may_map = true;
         let mut commits = 0;
         while !pass.finished {
             self.make_room(Some(i))?;
             pass.map = Gathered::default();
-            self.gather(i, &mut pass)?;
+            self.gather(i, pass)?;
             let mut done = Ok(());
             if pass.map.len > 0 {
-                done = self.map_and_submit(i, &mut pass);
+                done = self.map_and_submit(i, pass);
             }
+            self.flush_bio(i)?;
             for r in std::mem::take(&mut pass.convert) {
                 self.convert(i, r.start, r.end.into(), false)?;
             }
             match done {
-                Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 => {
+                Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 && self.may_commit() => {
                     // What was freed can be handed out after a commit; what was gathered is gathered anew.
                     commits += 1;
                     pass.finished = false;
@@ -149,7 +171,7 @@ impl Mount {
                 self.submit(i, index)?;
             }
         }
-        Ok(())
+        self.flush_bio(i)
     }
 
     /// Walk dirty folios: write those that need no mapping while nothing is gathered, then gather what does.
@@ -253,7 +275,7 @@ impl Mount {
             let count = f.buffers.len() as u32;
             for (n, b) in (start..).zip(&mut f.buffers).filter(|(n, _)| got.contains(n)) {
                 if b.delay {
-                    b.pblk = crate::units::Fsblk(first + u64::from(n - got.start));
+                    b.pblk = Fsblk(first + u64::from(n - got.start));
                 }
                 (b.delay, b.unwritten) = (false, false);
             }
@@ -271,7 +293,8 @@ impl Mount {
         Ok(())
     }
 
-    /// Write the blocks of a folio that have a place; the folio stays dirty where others do not.
+    /// Send the blocks of a folio that have a place on their way, neighbours together; the folio stays dirty where others do
+    /// not. They are on the device after [`Mount::flush_bio`].
     #[doc(alias = "ext4_bio_write_folio")]
     fn submit(&mut self, i: &mut MemInode, index: u64) -> Result<()> {
         let block = self.block_size();
@@ -279,7 +302,8 @@ impl Mount {
         let Some(f) = i.cache.find_mut(index) else { return Ok(()) };
         let len = f.size().min(size.saturating_sub(f.pos()));
         f.data[len as usize..].fill(0);
-        let (mut keep, mut out) = (false, Vec::new());
+        let pos = f.pos();
+        let (mut keep, mut runs) = (false, Vec::<(Range<u64>, Fsblk)>::new());
         for (n, b) in f.buffers.iter_mut().enumerate() {
             let at = n as u64 * block;
             if at >= len {
@@ -292,12 +316,63 @@ impl Mount {
                 continue;
             }
             b.dirty = false;
-            out.push((b.pblk, at as usize));
+            let (at, end) = (pos + at, pos + at + block);
+            match runs.last_mut().filter(|r| continues(r, at, b.pblk, block)) {
+                Some((bytes, _)) => bytes.end = end,
+                None => runs.push((at..end, b.pblk)),
+            }
         }
         f.dirty = keep;
-        let writes: Vec<_> = out.into_iter().map(|(p, at)| (p, f.data[at..at + block as usize].to_vec())).collect();
-        for (pblk, bytes) in writes {
-            self.write_block(false, pblk, &bytes)?;
+        for (bytes, pblk) in runs {
+            if let Some((had, _)) = i.bio.as_mut().filter(|r| continues(r, bytes.start, pblk, block)) {
+                had.end = bytes.end;
+            } else {
+                self.flush_bio(i)?;
+                i.bio = Some((bytes, pblk));
+            }
+        }
+        Ok(())
+    }
+
+    /// Write what is on its way.
+    #[doc(alias = "ext4_io_submit")]
+    fn flush_bio(&mut self, i: &mut MemInode) -> Result<()> {
+        match i.bio.take() {
+            Some((bytes, pblk)) => self.write_bytes(i, &bytes, pblk),
+            None => Ok(()),
+        }
+    }
+
+    /// Write bytes of the page cache, whole blocks, from block `pblk` on, in one go.
+    fn write_bytes(&mut self, i: &MemInode, bytes: &Range<u64>, pblk: Fsblk) -> Result<()> {
+        let folios = i.cache.following(bytes.start >> PAGE_BITS).take_while(|f| f.pos() < bytes.end);
+        let parts: Vec<IoSlice<'_>> = folios
+            .map(|f| (f, bytes.start.saturating_sub(f.pos()), bytes.end.min(f.end()) - f.pos()))
+            .map(|(f, from, to)| IoSlice::new(&f.data[from as usize..to as usize]))
+            .collect();
+        self.journal.write_content(pblk, &parts)
+    }
+
+    /// Write blocks that are dirty in the page cache to the device, from block `pblk` on, in one go; they are clean then. What
+    /// lies behind the end of the file is written as zeros.
+    #[doc(alias = "iomap_submit_ioend")]
+    pub(super) fn write_cached(&mut self, i: &mut MemInode, blocks: Range<u32>, pblk: Fsblk) -> Result<()> {
+        let bits = self.block_bits();
+        let (start, end) = (u64::from(blocks.start) << bits, u64::from(blocks.end) << bits);
+        let pages = (start >> PAGE_BITS, (end - 1) >> PAGE_BITS);
+        if i.size < end
+            && let Some(f) = i.cache.find_mut(pages.1)
+        {
+            let at = f.pos();
+            f.data[(i.size.max(start).max(at) - at) as usize..(end - at) as usize].fill(0);
+        }
+        self.write_bytes(i, &(start..end), pblk)?;
+        for f in i.cache.meeting_mut(pages.0, pages.1) {
+            let from = start.saturating_sub(f.pos()) >> bits;
+            let to = (end.min(f.end()) - f.pos()) >> bits;
+            let all = to - from == f.buffers.len() as u64;
+            f.buffers[from as usize..to as usize].iter_mut().for_each(|b| b.dirty = false);
+            f.dirty = !all && f.buffers.iter().any(|b| b.dirty);
         }
         Ok(())
     }

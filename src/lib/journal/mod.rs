@@ -10,6 +10,7 @@
 //! [`Journal::checkpoint`], and [`Journal::close`] at the end. Images without a journal are written by [`direct`].
 
 mod area;
+mod content;
 pub mod direct;
 mod fast;
 #[cfg(test)]
@@ -27,9 +28,10 @@ mod transact_tests;
 mod writer;
 
 pub use area::LogArea;
+pub use content::ContentWriter;
 pub use fast::FastCommits;
 pub use log::Log;
 pub use recover::{OnDamage, RecoverOptions, Replayed, Report, open_log_recovered, recover, replay_log};
 pub use replay::{Outcome, replay};
 pub use scan::{End, Logged, Scan};
-pub use transact::{ContentWriter, Handle, Journal, JournalOptions, Savepoint};
+pub use transact::{Handle, Journal, JournalOptions, Savepoint};

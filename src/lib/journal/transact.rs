@@ -18,8 +18,10 @@
 //! Blocks freed in a transaction belong to their old owner until it has committed. Who hands out blocks must hold them
 //! back until [`Journal::commit`] has returned; [`Journal::running`] and [`Journal::committed`] say which transaction is which.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
+use super::content::{ContentWriter, check_block, invalid};
 use super::log::Log;
 use super::pending::{Running, Shared, View, write_home};
 use super::writer::LogWriter;
@@ -226,7 +228,20 @@ impl Journal {
 
     /// What threads write content of files with, beside the handles. To be done before the commit.
     pub fn content_writer(&self) -> ContentWriter {
-        ContentWriter(Arc::clone(&self.shared))
+        ContentWriter::new(Arc::clone(&self.shared))
+    }
+
+    /// Write content of a file, whole blocks in several parts, as [`MetaStore::write_data`] does.
+    ///
+    /// # Errors
+    /// As [`ContentWriter::write`]; a failed write poisons the journal.
+    pub fn write_content(&mut self, block: Fsblk, parts: &[IoSlice<'_>]) -> Result<()> {
+        self.check_alive()?;
+        let done = self.content_writer().write_parts(block, parts);
+        if matches!(done, Err(Error::InvalidArgument { .. })) {
+            return done;
+        }
+        self.guard(done)
     }
 
     /// Forget the running transaction: the filesystem is as at the last commit. Content that was written to free
@@ -494,59 +509,6 @@ impl Handle<'_> {
     }
 }
 
-/// Writes content of files into blocks that nothing refers to yet; for several threads at once.
-#[derive(Clone)]
-pub struct ContentWriter(Arc<Shared>);
-
-impl std::fmt::Debug for ContentWriter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ContentWriter").finish_non_exhaustive()
-    }
-}
-
-impl ContentWriter {
-    /// Bytes of a block.
-    pub fn block_size(&self) -> usize {
-        self.0.block_size as usize
-    }
-
-    /// Write whole blocks from `block` on; they are on the device before the running transaction commits.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] for parts of blocks, and for blocks that hold metadata; the device's.
-    pub fn write(&self, block: Fsblk, bytes: &[u8]) -> Result<()> {
-        let shared = &*self.0;
-        let size = shared.block_size as usize;
-        if !bytes.len().is_multiple_of(size) {
-            return Err(invalid("bytes", bytes.len() as u64, "whole blocks"));
-        }
-        let count = (bytes.len() / size) as u64;
-        check_block(shared, block, count)?;
-        let span = block..Fsblk(block.0 + count);
-        let clash = {
-            let mut state = shared.write();
-            state.running.data = true;
-            let running = state.running.blocks.range(span.clone()).next().map(|(b, _)| *b);
-            running.or_else(|| state.committed.range(span).next().map(|(b, _)| *b))
-        };
-        if let Some(b) = clash {
-            return Err(invalid("block", b.0, "free since a commit, or content already"));
-        }
-        shared.device.write_at(shared.byte(block), bytes)
-    }
-}
-
-fn invalid(name: &'static str, value: u64, allowed: &'static str) -> Error {
-    Error::InvalidArgument { name, value: value.to_string(), allowed }
-}
-
-fn check_block(shared: &Shared, block: Fsblk, len: u64) -> Result<()> {
-    match block.0.checked_add(len) {
-        Some(end) if end <= shared.blocks_count => Ok(()),
-        _ => Err(invalid("block", block.0, "below the number of blocks")),
-    }
-}
-
 impl MetaStore for Handle<'_> {
     fn read(&self, block: Fsblk) -> Result<Arc<[u8]>> {
         check_block(&self.journal.shared, block, 1)?;
@@ -588,12 +550,7 @@ impl MetaStore for Handle<'_> {
     }
 
     fn write_data(&mut self, block: Fsblk, bytes: &[u8]) -> Result<()> {
-        self.journal.check_alive()?;
-        let done = self.journal.content_writer().write(block, bytes);
-        if matches!(done, Err(Error::InvalidArgument { .. })) {
-            return done;
-        }
-        self.journal.guard(done)
+        self.journal.write_content(block, &[IoSlice::new(bytes)])
     }
 
     fn credits(&self) -> u32 {

@@ -167,6 +167,52 @@ impl Namei<'_> {
         self.finish_content(&mut o)
     }
 
+    /// Whether a file of `size` bytes is to lie inside its inode.
+    pub fn is_inline(&self, ino: Ino, size: u64) -> Result<bool> {
+        let o = self.edit.open(ino)?;
+        let possible = size > 0 && self.has_incompat(Incompat::INLINE_DATA);
+        Ok(possible && size <= self.edit.inline_capacity(&o)? as u64)
+    }
+
+    /// Empty a file for content of `size` bytes that is written in pieces, beside the operations on names. Returns the inode
+    /// for [`Namei::end_content`].
+    ///
+    /// # Errors
+    /// As [`Namei::lay_out`].
+    pub fn begin_content(&mut self, ino: Ino, size: u64) -> Result<OpenInode> {
+        let mut o = self.edit.open(ino)?;
+        Self::check_content(&o)?;
+        self.check_size(&o, size)?;
+        let old = self.edit.remove_credits(&o, Lblk(0), u64::MAX)?;
+        self.begin(old.saturating_add(self.edit.map_credits(&o, 1, 1)?).saturating_add(2))?;
+        self.empty(&mut o)?;
+        self.put(&mut o)?;
+        Ok(o)
+    }
+
+    /// A file that was `was` has been written: note times, owner's usage, and which blocks are new.
+    pub fn end_content(&mut self, was: &OpenInode) -> Result<()> {
+        self.begin(3)?;
+        let mut o = self.edit.open(was.ino)?;
+        let block_size = self.edit.vol.geometry().block_size;
+        self.ctx.quota.replace(o.ino, Some(&was.inode), Some(&o.inode), block_size);
+        let blocks = o.inode.size().div_ceil(block_size.into());
+        let mut at = 0;
+        while let Ok(lblk) = u32::try_from(at)
+            && at < blocks
+        {
+            at += match self.edit.vol.map(o.owner(), Lblk(lblk))? {
+                Mapping::Hole { len } => len,
+                Mapping::Mapped { pblk, len, unwritten } => {
+                    let part = u32::try_from(len).unwrap_or(u32::MAX);
+                    self.ctx.fresh.add(&Extent { lblk: Lblk(lblk), len: part, pblk, unwritten });
+                    len
+                }
+            };
+        }
+        self.finish_content(&mut o)
+    }
+
     fn finish_content(&mut self, o: &mut OpenInode) -> Result<()> {
         o.inode.set_time(TimeField::Modify, self.ctx.now);
         o.inode.set_time(TimeField::Change, self.ctx.now);

@@ -15,6 +15,8 @@ pub use spec::SpecFile;
 pub use tar::TarFile;
 pub use tree::{Attributes, Segment, Tree};
 
+use std::os::fd::BorrowedFd;
+
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -50,6 +52,11 @@ pub trait Reader {
     /// # Errors
     /// [`crate::Error::HostChanged`] where the file ends before.
     fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// The file of the host that the node's content is, where it is one; its bytes are those that [`Reader::read`] gives.
+    fn host_file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// The extended attributes of the node, sorted by name; names and values as the host gives them.
     ///
