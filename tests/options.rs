@@ -126,7 +126,11 @@ const OPTIONS: [(&str, u32, &[&str]); 14] = [
 const SIZES: [&str; 10] = ["2M", "4M", "8M", "16M", "64M", "100M", "300M", "600M", "1G", "3000M"];
 
 /// Fields of `dumpe2fs -h` that must agree.
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 24] = [
+    "Default mount options",
+    "Errors behavior",
+    "Default directory hash",
+    "Flex block group size",
     "Filesystem features",
     "Block count",
     "Reserved block count",
@@ -202,10 +206,10 @@ fn fields(dumpe2fs: &Path, image: &Path) -> BTreeMap<String, String> {
 }
 
 /// What is different; `None` where nothing is.
-fn difference(tools: [&Path; 3], dir: &Path, options: &[String], size: &str) -> Option<String> {
+fn difference(ours_is: &Path, tools: [&Path; 3], dir: &Path, options: &[String], size: &str) -> Option<String> {
     let [mke2fs, dumpe2fs, e2fsck] = tools;
     let (ours, theirs, conf) = (dir.join("ours"), dir.join("theirs"), dir.join("conf"));
-    let a = make(Path::new(env!("CARGO_BIN_EXE_e4mkfs")), &conf, options, &ours, size);
+    let a = make(ours_is, &conf, options, &ours, size);
     let b = make(mke2fs, &conf, options, &theirs, size);
     let text = |o: &Output| String::from_utf8_lossy(&o.stderr).trim().to_owned();
     let half_way = ["Illegal inode number", "Could not allocate inode"].iter().any(|t| text(&b).contains(t));
@@ -235,12 +239,97 @@ fn random_options_do_what_the_reference_does() {
     let count: u64 = std::env::var("EXT4KIT_MKFS_RANDOM").map_or(25, |v| v.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("conf"), CONF.replace("{ ", "{\n").replace(" }", "\n}")).unwrap();
+    let own = Path::new(env!("CARGO_BIN_EXE_e4mkfs"));
     let mut found = Vec::new();
     for seed in 0..count {
         let (options, size) = Dice(SeededEntropy::new(seed)).combination();
-        if let Some(what) = difference([&mke2fs, &dumpe2fs, &e2fsck], dir.path(), &options, size) {
+        if let Some(what) = difference(own, [&mke2fs, &dumpe2fs, &e2fsck], dir.path(), &options, size) {
             found.push(format!("{seed}: {} {size}: {what}", options.join(" ")));
         }
     }
     assert!(found.is_empty(), "{} of {count} differ:\n{}", found.len(), found.join("\n"));
+}
+
+/// A configuration that uses what can be used, in two types and the defaults.
+const OWN_CONF: &str = "[defaults]
+\tfs_type = ext4
+\tbase_features = sparse_super,large_file,filetype,dir_index
+\tdefault_mntopts = journal_data_ordered,user_xattr
+\tblocksize = 2048
+\tinode_size = 512
+\tinode_ratio = 8192
+\treserved_ratio = 2.0
+\thash_alg = tea
+\terrors = remount-ro
+[fs_types]
+\text4 = {
+\t\tfeatures = has_journal,extents,flex_bg,64bit
+\t\tdefault_features = metadata_csum
+\t\tflex_bg_size = 8
+\t}
+\tmine =
+\t{
+\t\t; small files
+\t\tfeatures = ^has_journal,uninit_bg
+\t\tinode_ratio = \"4096\"
+\t\tblocksize = 1024
+\t}
+\twide = {
+\t\tbase_features = sparse_super2,filetype
+\t\tnum_backup_sb = 1
+\t\tblocksize = -1
+\t\tdefault_features = ^flex_bg
+\t}
+";
+
+#[test]
+fn a_configuration_means_what_it_means_to_the_reference() {
+    let (Some(mke2fs), Some(dumpe2fs), Some(e2fsck)) = (tool("mke2fs"), tool("dumpe2fs"), tool("e2fsck")) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("conf");
+    std::fs::write(&conf, OWN_CONF).unwrap();
+    let ours = dir.path().join("e4mkfs");
+    // The reference is told by the environment.
+    let script = format!("#!/bin/sh\nexec {} --conf {} \"$@\"\n", env!("CARGO_BIN_EXE_e4mkfs"), conf.display());
+    std::fs::write(&ours, script).unwrap();
+    std::fs::set_permissions(&ours, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for line in [
+        "",
+        "-t ext3",
+        "-T mine",
+        "-t ext2 -T mine",
+        "-T wide",
+        "-T mine,wide",
+        "-T wide,mine -O quota",
+        "-m 0 -b 4096",
+    ] {
+        let options: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let what = difference(&ours, [&mke2fs, &dumpe2fs, &e2fsck], dir.path(), &options, "64M");
+        assert!(what.is_none(), "{line}: {}", what.unwrap_or_default());
+    }
+}
+
+#[test]
+fn profiles_make_what_they_say() {
+    let Some(dumpe2fs) = tool("dumpe2fs") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("img");
+    let features = |profile: &str| {
+        let _ = std::fs::remove_file(&image);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e4mkfs"));
+        let status = command.args(["-q", "--profile", profile]).arg(&image).arg("64M").status().unwrap();
+        assert!(status.success(), "{profile}");
+        fields(&dumpe2fs, &image).remove("Filesystem features").unwrap()
+    };
+    let (all, older) = (features("default"), features("linux-5.10"));
+    assert!(all.contains("orphan_file") && all.contains("metadata_csum_seed"));
+    assert!(!older.contains("orphan_file") && !older.contains("metadata_csum_seed") && older.contains("metadata_csum"));
+    assert!(!features("grub2").contains("metadata_csum_seed"));
+    assert!(!features("android").contains("resize_inode"));
+    assert_eq!(features("ext2-boot"), "filetype large_file sparse_super");
+    let wrong =
+        Command::new(env!("CARGO_BIN_EXE_e4mkfs")).args(["--profile", "dos"]).arg(&image).arg("64M").output().unwrap();
+    assert!(!wrong.status.success() && String::from_utf8_lossy(&wrong.stderr).contains("linux-5.10"));
 }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser};
 use ext4kit::cli::{Failure, Session};
 use ext4kit::env::{Entropy, Timestamp};
+use ext4kit::error::Error;
+use ext4kit::mkfs::conf::{Conf, Profile};
 use ext4kit::mkfs::parse::{self, Extra};
-use ext4kit::mkfs::{FeatureEdit, FsType, Options, Size, Usage, parse_units};
+use ext4kit::mkfs::{FeatureEdit, FsType, Options, Size, parse_units};
 use ext4kit::populate::Slack;
 
 /// Make an ext2, ext3 or ext4 filesystem in a file or on a block device.
@@ -29,8 +31,8 @@ pub(crate) struct Args {
     #[arg(short = 'N', value_name = "COUNT")]
     pub(crate) inodes: Option<u64>,
     /// Percentage of blocks reserved for the super-user
-    #[arg(short = 'm', value_name = "PERCENT", default_value_t = 5.0)]
-    pub(crate) reserved: f64,
+    #[arg(short = 'm', value_name = "PERCENT")]
+    pub(crate) reserved: Option<f64>,
     /// Label
     #[arg(short = 'L', value_name = "LABEL")]
     pub(crate) label: Option<String>,
@@ -46,12 +48,19 @@ pub(crate) struct Args {
     /// Extended options
     #[arg(short = 'E', value_name = "OPTION,…", action = ArgAction::Append)]
     pub(crate) extended: Vec<String>,
-    /// What the filesystem is for: floppy, small, big, huge, news, largefile, largefile4
-    #[arg(short = 'T', value_name = "USAGE")]
+    /// What the filesystem is for: floppy, small, big, huge, news, largefile, largefile4; several are applied in order
+    #[arg(short = 'T', value_name = "USAGE,…")]
     pub(crate) usage: Option<String>,
-    /// ext2, ext3 or ext4
-    #[arg(short = 't', value_name = "TYPE", default_value = "ext4")]
-    pub(crate) fs_type: String,
+    /// ext2, ext3 or ext4 (the default; a profile or configuration may say otherwise)
+    #[arg(short = 't', value_name = "TYPE")]
+    pub(crate) fs_type: Option<String>,
+    /// Defaults that do not depend on this host: default, linux-5.10, grub2, android, ext2-boot
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) profile: String,
+    /// Defaults from a file in the language of mke2fs.conf, instead of a profile. Where it names no type, the filesystem is ext2, and
+    /// ext3 with -j
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    pub(crate) conf: Option<PathBuf>,
     /// With a journal
     #[arg(short = 'j')]
     pub(crate) journal: bool,
@@ -200,6 +209,30 @@ impl Args {
         self.block_size.filter(|b| *b > 0).map(|b| u32::try_from(b).map_err(|_| bad("block size", &b))).transpose()
     }
 
+    /// What everything starts from: the profile or configuration, for the type and usages asked for.
+    fn defaults(&self, o: &mut Options, session: &Session) -> Result<(), Failure> {
+        o.conf = match &self.conf {
+            None => Profile::find(&self.profile)?.conf()?,
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|e| Error::host("read", path, e))?;
+                Conf::parse(&text)?
+            }
+        };
+        let by_journal = if self.journal { "ext3" } else { "ext2" };
+        let name = self.fs_type.as_deref().or(o.conf.fs_type()).unwrap_or(by_journal);
+        o.fs_type = FsType::parse(name)?;
+        let asked = self.usage.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty());
+        o.usages = asked.map(str::to_owned).collect();
+        for name in o.usages.iter().filter(|name| *name != "default" && !o.conf.knows(name)) {
+            session.warn(format_args!("the usage type {name} is not known, and taken as default"));
+        }
+        let mut types = vec![o.fs_type.name()];
+        let usages = o.usages.clone();
+        types.extend(usages.iter().map(String::as_str));
+        let conf = o.conf.clone();
+        Ok(conf.preset(o, &types)?)
+    }
+
     /// The options, with everything but the size.
     pub(crate) fn options(
         &self,
@@ -220,20 +253,14 @@ impl Args {
         };
         let mut o = Options::new(Size::Units(0), id, hash_seed, now);
         let mut extra = Extra::default();
-        o.fs_type = FsType::parse(&self.fs_type)?;
-        o.usage = self.usage.as_ref().map(|name| {
-            Usage::parse(name).unwrap_or_else(|| {
-                session.warn(format_args!("the usage type {name} is not known, and taken as default"));
-                Usage::Default
-            })
-        });
+        self.defaults(&mut o, session)?;
         o.block_size = self.exact_block_size()?;
         o.min_block_size = self.block_size.filter(|b| *b < 0).map(|b| b.unsigned_abs() as u32);
         o.cluster_size = bytes(self.cluster_size.as_deref())?;
         o.inode_ratio = bytes(self.inode_ratio.as_deref())?;
         o.inode_size = self.inode_size;
         o.inodes = self.inodes;
-        o.reserved_percent = self.reserved;
+        o.reserved_percent = self.reserved.unwrap_or(o.reserved_percent);
         o.blocks_per_group = self.per_group;
         o.flex_bg_size = self.flex;
         o.label = text(self.label.as_deref(), 16, "label", session);

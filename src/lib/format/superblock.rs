@@ -17,6 +17,21 @@ use crate::error::{Error, Flaw, Place, Result, Structure};
 pub const OFFSET: u64 = 1024;
 /// Size of a superblock in bytes.
 pub const SIZE: usize = 1024;
+/// Default mount options (`s_default_mount_opts`): bit, name. The bits 0x60 are the data mode.
+pub const MOUNT_OPTIONS: [(u32, &str); 9] = [
+    (0x1, "debug"),
+    (0x2, "bsdgroups"),
+    (0x4, "user_xattr"),
+    (0x8, "acl"),
+    (0x10, "uid16"),
+    (0x100, "nobarrier"),
+    (0x200, "block_validity"),
+    (0x400, "discard"),
+    (0x800, "nodelalloc"),
+];
+/// Data modes among the default mount options.
+pub const DATA_MODES: [(u32, &str); 3] =
+    [(0x20, "journal_data"), (0x40, "journal_data_ordered"), (0x60, "journal_data_writeback")];
 /// The magic number.
 #[doc(alias = "EXT4_SUPER_MAGIC")]
 pub const MAGIC: u16 = 0xef53;

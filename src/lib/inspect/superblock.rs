@@ -15,7 +15,7 @@ use crate::env::Timestamp;
 use crate::error::Result;
 use crate::format::dirhash::HashVersion;
 use crate::format::features::{Features, Incompat, NAMES, RoCompat};
-use crate::format::superblock::{SbFlags, State, Superblock};
+use crate::format::superblock::{DATA_MODES, MOUNT_OPTIONS, SbFlags, State, Superblock};
 use crate::volume::{Geometry, Volume};
 
 /// What the superblock says.
@@ -195,19 +195,6 @@ pub struct RecordedError {
     pub code: u8,
 }
 
-/// Default mount options: bit mask, name. (0x60 is the data mode.)
-const MOUNT_OPTIONS: [(u32, &str); 9] = [
-    (0x1, "debug"),
-    (0x2, "bsdgroups"),
-    (0x4, "user_xattr"),
-    (0x8, "acl"),
-    (0x10, "uid16"),
-    (0x100, "nobarrier"),
-    (0x200, "block_validity"),
-    (0x400, "discard"),
-    (0x800, "nodelalloc"),
-];
-
 impl SuperblockView {
     /// What the superblock of `volume` says.
     pub fn new(volume: &Volume) -> Result<Self> {
@@ -332,12 +319,8 @@ fn mount_options(word: u32) -> Vec<String> {
         let name = MOUNT_OPTIONS.iter().find(|(m, _)| *m == mask).map(|(_, name)| (*name).to_owned());
         all.push(name.unwrap_or_else(|| format!("MNTOPT_{bit}")));
     }
-    match word & DATA_MODE {
-        0x20 => all.push("journal_data".into()),
-        0x40 => all.push("journal_data_ordered".into()),
-        0x60 => all.push("journal_data_writeback".into()),
-        _ => {}
-    }
+    let mode = DATA_MODES.iter().find(|(m, _)| *m == word & DATA_MODE);
+    all.extend(mode.map(|(_, name)| (*name).to_owned()));
     all
 }
 

@@ -4,6 +4,7 @@
 //! [`Draft::write`] puts it on a device. Nothing touches a device before that. The numbers (group sizes, inode counts,
 //! journal sizes, places of tables) are those of mke2fs 1.47.4.
 
+pub mod conf;
 mod draft;
 mod layout;
 #[cfg(test)]
@@ -21,9 +22,7 @@ mod write;
 
 pub use draft::Draft;
 pub use layout::{JournalSize, Layout};
-pub use options::{
-    Amount, FeatureEdit, FsType, JournalOptions, OnError, Options, QuotaTypes, Size, Usage, parse_units,
-};
+pub use options::{Amount, FeatureEdit, FsType, JournalOptions, OnError, Options, QuotaTypes, Size, parse_units};
 
 /// What the room above needs to fill a draft.
 pub(crate) mod fill {

@@ -4,9 +4,14 @@
 //! name says otherwise. UUID, hash seed and the current time have no default: the caller brings them, so that the same
 //! options make the same bytes.
 
+use super::conf::{Conf, PROFILES};
 use crate::env::Timestamp;
 use crate::error::{Error, FeatureBit, FeatureWord, Result};
+use crate::format::dirhash::HashVersion;
 use crate::format::features::Features;
+
+/// Default mount options `user_xattr` and `acl`.
+const DEFAULT_MOUNT_OPTS: u32 = 0x4 | 0x8;
 
 /// Which filesystem: decides the default features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +26,15 @@ pub enum FsType {
 }
 
 impl FsType {
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext2 => "ext2",
+            Self::Ext3 => "ext3",
+            Self::Ext4 => "ext4",
+        }
+    }
+
     /// The type that `-t` names.
     ///
     /// # Errors
@@ -74,74 +88,19 @@ impl Amount {
     }
 }
 
-/// A usage type: what the filesystem is for decides the inode ratio, and with small ones the block size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are mke2fs.conf's")]
-pub enum Usage {
-    Floppy,
-    Small,
-    Default,
-    Big,
-    Huge,
-    News,
-    LargeFile,
-    LargeFile4,
-    Hurd,
-}
-
-impl Usage {
-    /// The type that `-T` names; `None` for a name that mke2fs.conf does not define.
-    pub fn parse(name: &str) -> Option<Self> {
-        Some(match name {
-            "floppy" => Self::Floppy,
-            "small" => Self::Small,
-            "default" => Self::Default,
-            "big" => Self::Big,
-            "huge" => Self::Huge,
-            "news" => Self::News,
-            "largefile" => Self::LargeFile,
-            "largefile4" => Self::LargeFile4,
-            "hurd" => Self::Hurd,
-            _ => return None,
-        })
-    }
-
-    /// The type for a filesystem of `units` blocks of `unit` bytes.
-    pub(crate) const fn of_size(units: u64, unit: u64) -> Self {
-        let meg = (1 << 20) / unit;
-        if units < 3 * meg {
-            Self::Floppy
-        } else if units < 512 * meg {
-            Self::Small
-        } else if units < 4 * 1024 * 1024 * meg {
-            Self::Default
-        } else if units < 16 * 1024 * 1024 * meg {
-            Self::Big
-        } else {
-            Self::Huge
-        }
-    }
-
-    /// The block size that it asks for.
-    pub(crate) const fn block_size(self) -> Option<u32> {
-        match self {
-            Self::Floppy | Self::Small => Some(1024),
-            Self::LargeFile | Self::LargeFile4 | Self::Hurd => Some(4096),
-            Self::Default | Self::Big | Self::Huge | Self::News => None,
-        }
-    }
-
-    /// The bytes per inode that it asks for.
-    pub(crate) const fn inode_ratio(self) -> Option<u32> {
-        match self {
-            Self::Floppy => Some(8192),
-            Self::Small | Self::News => Some(4096),
-            Self::Big => Some(32768),
-            Self::Huge => Some(65536),
-            Self::LargeFile => Some(1 << 20),
-            Self::LargeFile4 => Some(4 << 20),
-            Self::Default | Self::Hurd => None,
-        }
+/// The usage that a filesystem of `units` blocks of `unit` bytes has where none is asked for.
+pub(crate) const fn usage_of_size(units: u64, unit: u64) -> &'static str {
+    let meg = (1 << 20) / unit;
+    if units < 3 * meg {
+        "floppy"
+    } else if units < 512 * meg {
+        "small"
+    } else if units < 4 * 1024 * 1024 * meg {
+        "default"
+    } else if units < 16 * 1024 * 1024 * meg {
+        "big"
+    } else {
+        "huge"
     }
 }
 
@@ -251,8 +210,10 @@ fn is_choosable(bit: FeatureBit) -> bool {
 pub struct Options {
     /// Which filesystem (`-t`).
     pub fs_type: FsType,
-    /// What for (`-T`); by size where `None`.
-    pub usage: Option<Usage>,
+    /// What for (`-T`), names that `conf` knows; by size where empty.
+    pub usages: Vec<String>,
+    /// Defaults by type and usage.
+    pub conf: Conf,
     /// How big.
     pub size: Size,
     /// Block size (`-b`): a power of two from 1024 to 65536. Negative in mke2fs means "at least": see `min_block_size`.
@@ -319,16 +280,21 @@ pub struct Options {
     pub orphan_file_size: Option<Amount>,
     /// Strict file name encoding with `casefold` (`-E encoding_flags=strict`).
     pub strict_encoding: bool,
+    /// Hash function of indexed directories.
+    pub hash: HashVersion,
+    /// `s_default_mount_opts`.
+    pub mount_options: u32,
     /// Marked as for development only (`-E test_fs`).
     pub test_fs: bool,
 }
 
 impl Options {
     /// The defaults of `mke2fs -t ext4` for a size, with the caller's identity and time.
-    pub const fn new(size: Size, uuid: [u8; 16], hash_seed: [u8; 16], now: Timestamp) -> Self {
+    pub fn new(size: Size, uuid: [u8; 16], hash_seed: [u8; 16], now: Timestamp) -> Self {
         Self {
             fs_type: FsType::Ext4,
-            usage: None,
+            usages: Vec::new(),
+            conf: PROFILES.first().and_then(|p| p.conf().ok()).unwrap_or_default(),
             size,
             block_size: None,
             min_block_size: None,
@@ -362,6 +328,8 @@ impl Options {
             mmp_update_interval: 0,
             orphan_file_size: None,
             strict_encoding: false,
+            hash: HashVersion::HalfMd4,
+            mount_options: DEFAULT_MOUNT_OPTS,
             test_fs: false,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! [`Params`] still knows nothing of groups; [`super::layout`] places things. Counts are in blocks, sizes in bytes.
 
-use super::options::{FsType, Options, Size, Usage, invalid};
+use super::options::{FeatureEdit, Options, Size, invalid, usage_of_size};
 use crate::error::{Error, Result};
 use crate::format::features::{Compat, Features, Incompat, RoCompat};
 
@@ -50,13 +50,16 @@ impl Params {
         if units == 0 {
             return Err(invalid("size", 0, "at least one block"));
         }
-        let usage = o.usage.unwrap_or_else(|| Usage::of_size(units, unit));
         let hurd = o.creator_os == 1;
-        let usages: &[Usage] = if hurd { &[usage, Usage::Hurd] } else { &[usage] };
-        let mut features = base_features(o);
+        let types = types(o, usage_of_size(units, unit), hurd);
+        let defaults = o.conf.features(&types)?;
+        let mut features = defaults;
         if hurd {
             features.incompat -= Incompat::FILETYPE | Incompat::EA_INODE | Incompat::CASEFOLD;
             features.ro_compat -= RoCompat::HUGE_FILE | RoCompat::METADATA_CSUM;
+        }
+        if let (true, Some(list)) = (o.features.is_empty(), o.conf.get(&types, "default_features")) {
+            FeatureEdit::parse_list(list)?.into_iter().for_each(|edit| edit.apply(&mut features));
         }
         for edit in &o.features {
             edit.apply(&mut features);
@@ -67,18 +70,18 @@ impl Params {
         {
             return Err(conflict("the Hurd", "does not support", "filetype, ea_inode, huge_file and metadata_csum"));
         }
-        let block_size = block_size(o, usages);
+        let block_size = block_size(o, &types)?;
         let blocks = units * unit / u64::from(block_size);
         if blocks == 0 {
             return Err(invalid("size", units * unit, "at least one block"));
         }
-        settle_features(o, &mut features, blocks)?;
-        let cluster_size = cluster_size(o, features, block_size)?;
-        let inode_size = inode_size(o, features, usages, block_size)?;
+        settle_features((o, &types), defaults, &mut features, blocks)?;
+        let cluster_size = cluster_size(o, &types, features, block_size)?;
+        let inode_size = inode_size(o, features, &types, block_size)?;
         let desc_size = desc_size(o, features)?;
-        let inodes = inode_count(o, features, usages, blocks, block_size, cluster_size, inode_size)?;
+        let inodes = inode_count(o, features, &types, blocks, block_size, cluster_size, inode_size)?;
         let reserved_gdt = resize_blocks(o, &mut features, blocks, block_size, desc_size)?;
-        let (per_group, log_flex) = group_numbers(o, features, block_size)?;
+        let (per_group, log_flex) = group_numbers(o, features, &types, block_size)?;
         check_pairs(features)?;
         let reserved = if features.incompat.contains(Incompat::JOURNAL_DEV) { 0.0 } else { o.reserved_percent };
         Ok(Self {
@@ -109,8 +112,8 @@ fn conflict(a: &'static str, relation: &'static str, b: &'static str) -> Error {
 
 fn check_numbers(o: &Options) -> Result<()> {
     for size in [o.block_size, o.min_block_size].into_iter().flatten() {
-        if !(MIN_BLOCK_SIZE..=MAX_BLOCK_SIZE).contains(&size) || !size.is_power_of_two() {
-            return Err(invalid("block size", size, "a power of two from 1024 to 65536"));
+        if !is_block_size(size) {
+            return Err(invalid("block size", size, BLOCK_SIZES));
         }
     }
     if !(0.0..=50.0).contains(&o.reserved_percent) {
@@ -135,33 +138,42 @@ fn check_numbers(o: &Options) -> Result<()> {
     Ok(())
 }
 
-fn base_features(o: &Options) -> Features {
-    let mut f = Features {
-        compat: Compat::RESIZE_INODE | Compat::DIR_INDEX | Compat::EXT_ATTR,
-        incompat: Incompat::FILETYPE,
-        ro_compat: RoCompat::SPARSE_SUPER | RoCompat::LARGE_FILE,
-    };
-    if o.fs_type != FsType::Ext2 {
-        f.compat |= Compat::HAS_JOURNAL;
+/// What decides the defaults, in order: the type, then what it is for.
+fn types<'o>(o: &'o Options, by_size: &'static str, hurd: bool) -> Vec<&'o str> {
+    let mut types = vec![o.fs_type.name()];
+    if o.usages.is_empty() {
+        types.push(by_size);
     }
-    if o.fs_type == FsType::Ext4 {
-        f.compat |= Compat::ORPHAN_FILE;
-        f.incompat |= Incompat::EXTENTS | Incompat::FLEX_BG | Incompat::CSUM_SEED | Incompat::BIT64;
-        f.ro_compat |= RoCompat::HUGE_FILE | RoCompat::METADATA_CSUM | RoCompat::DIR_NLINK | RoCompat::EXTRA_ISIZE;
-    }
-    f
+    types.extend(o.usages.iter().map(String::as_str));
+    types.extend(hurd.then_some("hurd"));
+    types
 }
 
-fn block_size(o: &Options, usages: &[Usage]) -> u32 {
-    o.block_size.unwrap_or_else(|| {
-        let by_usage = usages.iter().rev().find_map(|u| u.block_size()).unwrap_or(4096);
-        by_usage.max(o.min_block_size.unwrap_or(0))
-    })
+fn block_size(o: &Options, types: &[&str]) -> Result<u32> {
+    if let Some(size) = o.block_size {
+        return Ok(size);
+    }
+    let size = match o.conf.number::<i64>(types, "blocksize")? {
+        // The host's page size.
+        None | Some(-1) => PAGE_SIZE as u32,
+        Some(n) => {
+            u32::try_from(n).ok().filter(|n| is_block_size(*n)).ok_or_else(|| invalid("blocksize", n, BLOCK_SIZES))?
+        }
+    };
+    Ok(size.max(o.min_block_size.unwrap_or(0)))
+}
+
+const BLOCK_SIZES: &str = "a power of two from 1024 to 65536";
+
+const fn is_block_size(n: u32) -> bool {
+    MIN_BLOCK_SIZE <= n && n <= MAX_BLOCK_SIZE && n.is_power_of_two()
 }
 
 /// What one feature or the size makes of others.
-fn settle_features(o: &Options, f: &mut Features, blocks: u64) -> Result<()> {
+fn settle_features((o, types): (&Options, &[&str]), defaults: Features, f: &mut Features, blocks: u64) -> Result<()> {
     if blocks > MAX_32 {
+        let add = matches!(o.conf.get(types, "auto_64-bit_support"), Some("1" | "yes" | "true" | "on"));
+        f.incompat.set(Incompat::BIT64, add || f.incompat.contains(Incompat::BIT64));
         if !f.incompat.contains(Incompat::BIT64) {
             return Err(invalid("size in blocks", blocks, "below 2^32 without the feature 64bit"));
         }
@@ -187,13 +199,13 @@ fn settle_features(o: &Options, f: &mut Features, blocks: u64) -> Result<()> {
         f.ro_compat -= RoCompat::GDT_CSUM;
     } else if f.incompat.contains(Incompat::CSUM_SEED) {
         // A default that lacks what it needs is dropped, a wish is not.
-        if !base_features(o).incompat.contains(Incompat::CSUM_SEED) {
+        if !defaults.incompat.contains(Incompat::CSUM_SEED) {
             return Err(conflict("the feature metadata_csum_seed", "needs", "metadata_csum"));
         }
         f.incompat -= Incompat::CSUM_SEED;
     }
     if f.compat.contains(Compat::ORPHAN_FILE) && !f.compat.contains(Compat::HAS_JOURNAL) {
-        if !base_features(o).compat.contains(Compat::ORPHAN_FILE) {
+        if !defaults.compat.contains(Compat::ORPHAN_FILE) {
             return Err(conflict("the feature orphan_file", "needs", "has_journal"));
         }
         f.compat -= Compat::ORPHAN_FILE;
@@ -201,7 +213,7 @@ fn settle_features(o: &Options, f: &mut Features, blocks: u64) -> Result<()> {
     Ok(())
 }
 
-fn cluster_size(o: &Options, f: Features, block_size: u32) -> Result<u32> {
+fn cluster_size(o: &Options, types: &[&str], f: Features, block_size: u32) -> Result<u32> {
     if !f.ro_compat.contains(RoCompat::BIGALLOC) {
         return match o.cluster_size {
             Some(_) => Err(conflict("a cluster size", "needs", "the feature bigalloc")),
@@ -211,15 +223,18 @@ fn cluster_size(o: &Options, f: Features, block_size: u32) -> Result<u32> {
     if !f.incompat.contains(Incompat::EXTENTS) {
         return Err(conflict("the feature bigalloc", "needs", "extent"));
     }
-    let size = o.cluster_size.unwrap_or(block_size * 16);
+    let size = match o.cluster_size {
+        Some(size) => size,
+        None => o.conf.number(types, "cluster_size")?.unwrap_or(block_size * 16),
+    };
     if size < block_size || !size.is_power_of_two() || size > 512 << 20 {
         return Err(invalid("cluster size", size, "a power of two from the block size to 512 MiB"));
     }
     Ok(size)
 }
 
-fn inode_size(o: &Options, f: Features, usages: &[Usage], block_size: u32) -> Result<u32> {
-    let default = if usages.contains(&Usage::Hurd) { 128 } else { 256 };
+fn inode_size(o: &Options, f: Features, types: &[&str], block_size: u32) -> Result<u32> {
+    let default = o.conf.number(types, "inode_size")?.unwrap_or(256);
     let project = f.ro_compat.contains(RoCompat::PROJECT);
     let size = o.inode_size.unwrap_or(if project { default.max(256) } else { default });
     if !(128..=block_size).contains(&size) || !size.is_power_of_two() {
@@ -247,7 +262,7 @@ fn desc_size(o: &Options, f: Features) -> Result<u32> {
 fn inode_count(
     o: &Options,
     f: Features,
-    usages: &[Usage],
+    types: &[&str],
     blocks: u64,
     block_size: u32,
     cluster_size: u32,
@@ -258,10 +273,10 @@ fn inode_count(
         Some(n) if n > MAX_32 => return Err(invalid("number of inodes", n, "below 2^32")),
         Some(n) if n != 0 => n,
         _ => {
-            let ratio = o.inode_ratio.unwrap_or_else(|| {
-                let ratio = usages.iter().rev().find_map(|u| u.inode_ratio()).unwrap_or(16384);
-                ratio.max(block_size).max(cluster_size)
-            });
+            let ratio = match o.inode_ratio {
+                Some(ratio) => ratio,
+                None => o.conf.number(types, "inode_ratio")?.unwrap_or(8192).max(block_size).max(cluster_size),
+            };
             let n = bytes / u64::from(ratio);
             if n > MAX_32 && !f.incompat.contains(Incompat::BIT64) {
                 return Err(invalid("inode ratio", ratio, "large enough for fewer than 2^32 inodes"));
@@ -293,7 +308,7 @@ fn resize_blocks(o: &Options, f: &mut Features, blocks: u64, block_size: u32, de
     Ok(Some(reserved as u32))
 }
 
-fn group_numbers(o: &Options, f: Features, block_size: u32) -> Result<(Option<u32>, u32)> {
+fn group_numbers(o: &Options, f: Features, types: &[&str], block_size: u32) -> Result<(Option<u32>, u32)> {
     if let Some(g) = o.blocks_per_group
         && (!(256..=8 * block_size).contains(&g) || !g.is_multiple_of(8))
     {
@@ -303,7 +318,11 @@ fn group_numbers(o: &Options, f: Features, block_size: u32) -> Result<(Option<u3
     let log_flex = match o.flex_bg_size {
         Some(_) if !flex => return Err(conflict("a flex_bg size", "needs", "the feature flex_bg")),
         Some(n) => n.trailing_zeros(),
-        None if flex => 4,
+        None if flex => match o.conf.number::<u32>(types, "flex_bg_size")? {
+            None => 4,
+            Some(n) if n.is_power_of_two() => n.trailing_zeros(),
+            Some(n) => return Err(invalid("flex_bg_size", n, "a power of two")),
+        },
         None => 0,
     };
     Ok((o.blocks_per_group, log_flex))

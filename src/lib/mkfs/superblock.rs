@@ -3,13 +3,10 @@
 use super::draft::Draft;
 use super::options::OnError;
 use crate::format::csum::crc32c;
-use crate::format::dirhash::HashVersion;
 use crate::format::features::{Incompat, RoCompat};
 use crate::format::superblock::{MAGIC, SbFlags, State, Superblock};
 use crate::format::{U16, U32, U64};
 
-/// Default mount options `user_xattr` and `acl`.
-const DEFAULT_MOUNT_OPTS: u32 = 0x4 | 0x8;
 /// Smallest inode that has room for the extra fields.
 const LARGE_INODE: u32 = 160;
 /// Bytes of the extra fields.
@@ -53,8 +50,8 @@ pub(crate) fn build(d: &Draft) -> Superblock {
     for (word, bytes) in sb.hash_seed.iter_mut().zip(o.hash_seed.chunks_exact(4)) {
         *word = U32::from_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     }
-    sb.def_hash_version = HashVersion::HalfMd4.disk_code();
-    sb.default_mount_opts = U32::new(DEFAULT_MOUNT_OPTS);
+    sb.def_hash_version = o.hash.disk_code();
+    sb.default_mount_opts = U32::new(o.mount_options);
     sb.set_created(o.now);
     sb.set_write_time(o.now);
     sb.set_check_time(o.now);

@@ -6,7 +6,7 @@
 use super::dirs::{DirPlan, DirRules};
 use super::inline::InlineRules;
 use crate::error::{Error, Result};
-use crate::format::dirhash::{DirHasher, HashVersion};
+use crate::format::dirhash::DirHasher;
 use crate::format::extent::{Extent, MAX_WRITTEN_LEN};
 use crate::format::features::{Compat, Incompat, RoCompat};
 use crate::format::inode::BLOCK_LEN;
@@ -90,7 +90,7 @@ impl Plan {
                 let b = &l.hash_seed()[i * 4..];
                 u32::from_le_bytes([b[0], b[1], b[2], b[3]])
             };
-            DirHasher::new(HashVersion::HalfMd4, [word(0), word(1), word(2), word(3)])
+            DirHasher::new(l.options.hash, [word(0), word(1), word(2), word(3)])
         });
         let rules = DirRules {
             block_size: l.block_size() as usize,
