@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use clap::{ArgAction, Parser, Subcommand};
 use ext4kit::cli::{self, Exit, Failure, Tool, size_in};
+use ext4kit::device::crash::bytes_of;
 use ext4kit::device::{Access, BlockDevice, ImageSpec};
 use ext4kit::env::Timestamp;
 use ext4kit::file::PathChoice;
 use ext4kit::inspect::{Format, FragView, FreeSpaceView, StatusView};
+use ext4kit::script::crash::Recording;
 use ext4kit::script::{self, Script};
 use ext4kit::shell::{Session, Settings};
 use ext4kit::volume::Owner;
@@ -43,6 +45,8 @@ enum Command {
     Show(Show),
     /// Run a script of file operations through the write path, and print the state after each as JSON lines.
     Run(Run),
+    /// Run a script, cut the power at every moment of it, and check what is left after recovery.
+    Crash(Crash),
 }
 
 /// Which buffered write path.
@@ -80,6 +84,46 @@ struct Run {
     /// Check what must always hold after each operation; the exit code is 1 where it does not.
     #[arg(long)]
     check: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct Crash {
+    /// The script: JSON with the keys size, mkfs, mount and ops.
+    script: PathBuf,
+
+    /// Run on a copy of this image in memory instead of a filesystem that is made there.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<PathBuf>,
+
+    /// Which write path.
+    #[arg(long, value_enum, default_value = "auto")]
+    io_path: IoPath,
+
+    /// Check at least so many states: prefixes of the writes, subsets of those that were not flushed, writes torn at sectors.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    states: u64,
+
+    /// Which states are taken where not all are.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Write the images of the first states that violate what is allowed here, as they are before recovery.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+
+    /// Write the report and errors as JSON.
+    #[arg(long, action = ArgAction::SetTrue)]
+    json: bool,
+}
+
+impl From<IoPath> for PathChoice {
+    fn from(path: IoPath) -> Self {
+        match path {
+            IoPath::Auto => Self::Auto,
+            IoPath::BufferHead => Self::BufferHead,
+            IoPath::Iomap => Self::Iomap,
+        }
+    }
 }
 
 #[derive(clap::Args, Debug)]
@@ -121,6 +165,7 @@ fn main() -> ExitCode {
         let show = match &args.command {
             Some(Command::Show(show)) => show,
             Some(Command::Run(script)) => return run_script(script, host),
+            Some(Command::Crash(args)) => return run_crash(args, host),
             None => &args.show,
         };
         run(show, host)
@@ -130,12 +175,7 @@ fn main() -> ExitCode {
 /// Run a script.
 fn run_script(args: &Run, host: &cli::Session) -> Result<Exit, Failure> {
     let script = Script::parse(&std::fs::read(&args.script)?)?;
-    let path = match args.io_path {
-        IoPath::Auto => PathChoice::Auto,
-        IoPath::BufferHead => PathChoice::BufferHead,
-        IoPath::Iomap => PathChoice::Iomap,
-    };
-    let settings = script::Settings { path, now: TIME, check: args.check };
+    let settings = script::Settings { path: args.io_path.into(), now: TIME, check: args.check };
     let mut memory = None;
     let device: Arc<dyn BlockDevice> = match &args.image {
         Some(image) => ImageSpec::parse(image).open(Access::ReadWrite)?,
@@ -162,6 +202,32 @@ fn run_script(args: &Run, host: &cli::Session) -> Result<Exit, Failure> {
         std::fs::write(file, memory.to_bytes())?;
     }
     Ok(if broken { Exit::Failed } else { Exit::Ok })
+}
+
+/// Run a script, and judge what a crash in it leaves.
+fn run_crash(args: &Crash, host: &cli::Session) -> Result<Exit, Failure> {
+    let script = Script::parse(&std::fs::read(&args.script)?)?;
+    let settings = script::Settings { path: args.io_path.into(), now: TIME, check: false };
+    let image = match &args.image {
+        Some(image) => bytes_of(&*ImageSpec::parse(image).open(Access::ReadOnly)?)?,
+        None => script::make(&script.head, TIME)?.into_bytes(),
+    };
+    let recording = Recording::new(&script, image, settings)?;
+    let report = recording.crash(recording.plan(args.states, args.seed))?;
+    if let Some(dir) = &args.keep {
+        std::fs::create_dir_all(dir)?;
+        for (n, found) in report.first.iter().enumerate() {
+            std::fs::write(dir.join(format!("state-{n}.img")), recording.image(&found.state)?)?;
+            std::fs::write(dir.join(format!("state-{n}.txt")), format!("{found}\n"))?;
+        }
+    }
+    let mut out = host.out();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&report).map_err(std::io::Error::from)?)?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    Ok(if report.failed > 0 { Exit::Failed } else { Exit::Ok })
 }
 
 fn run(args: &Show, host: &cli::Session) -> Result<Exit, Failure> {

@@ -1,10 +1,11 @@
 //! A device that fails when it is told to. Offsets and lengths in bytes.
 //!
 //! Invariants: a fault takes effect on the operation it names and on no other; after the first failed write, zeroing or
-//! flush the device is poisoned, as [`super::FileDevice`] is: later writes fail with [`Error::Poisoned`].
+//! flush ([`Effect::Bad`] apart) the device is poisoned, as [`super::FileDevice`] is: later writes fail with [`Error::Poisoned`].
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use super::{BlockDevice, check_range};
 use crate::error::{Error, IoOp, Result};
@@ -27,6 +28,8 @@ pub enum Effect {
     Fail,
     /// An error, after the first so many bytes were done.
     Short(u64),
+    /// An error, nothing was done, and the device goes on: a bad sector.
+    Bad,
     /// Success is reported, and nothing was done: a device that lies.
     Lose,
 }
@@ -46,7 +49,7 @@ pub struct Fault {
 #[derive(Debug)]
 pub struct FaultDevice<D> {
     base: D,
-    faults: Vec<Fault>,
+    faults: RwLock<Vec<Fault>>,
     counts: [AtomicU64; 4],
     poisoned: AtomicBool,
 }
@@ -54,12 +57,17 @@ pub struct FaultDevice<D> {
 impl<D: BlockDevice> FaultDevice<D> {
     /// `base`, with these faults. With none it counts operations, so that a test can then fail each in turn.
     pub fn new(base: D, faults: Vec<Fault>) -> Self {
-        Self { base, faults, counts: Default::default(), poisoned: AtomicBool::new(false) }
+        Self { base, faults: RwLock::new(faults), counts: Default::default(), poisoned: AtomicBool::new(false) }
     }
 
     /// The device below.
     pub const fn base(&self) -> &D {
         &self.base
+    }
+
+    /// Other faults, from now on.
+    pub fn plan(&self, faults: Vec<Fault>) {
+        *self.faults.write().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
     /// How many operations of a kind there were, those that failed and those refused after poisoning included.
@@ -81,11 +89,12 @@ impl<D: BlockDevice> FaultDevice<D> {
                     Trigger::Range(r) => r.start < range.end && range.start < r.end,
                 }
         };
-        Ok(self.faults.iter().find(struck).map(|f| f.effect))
+        let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(faults.iter().find(struck).map(|f| f.effect))
     }
 
-    fn failed(&self, op: IoOp, range: &Range<u64>) -> Error {
-        if op != IoOp::Read {
+    fn failed(&self, op: IoOp, range: &Range<u64>, for_good: bool) -> Error {
+        if op != IoOp::Read && for_good {
             self.poisoned.store(true, Ordering::Release);
         }
         let source = std::io::Error::from(rustix::io::Errno::IO);
@@ -99,10 +108,11 @@ impl<D: BlockDevice> FaultDevice<D> {
         match self.strike(op, &range)? {
             None => act(len),
             Some(Effect::Lose) => Ok(()),
-            Some(Effect::Fail) => Err(self.failed(op, &range)),
+            Some(Effect::Fail) => Err(self.failed(op, &range, true)),
+            Some(Effect::Bad) => Err(self.failed(op, &range, false)),
             Some(Effect::Short(n)) => {
                 act(n.min(len))?;
-                Err(self.failed(op, &range))
+                Err(self.failed(op, &range, true))
             }
         }
     }
@@ -186,6 +196,16 @@ mod tests {
         d.read_at(10, &mut [0; 10]).unwrap();
         d.read_at(30, &mut [0; 10]).unwrap();
         d.write_at(20, &[1]).unwrap();
+        d.flush().unwrap();
+    }
+
+    #[test]
+    fn a_bad_sector_is_no_end() {
+        let d = with(IoOp::Write, Trigger::Range(10..20), Effect::Bad);
+        assert!(matches!(d.write_at(15, &[1]), Err(Error::Io { .. })));
+        d.write_at(20, &[1]).unwrap();
+        d.plan(Vec::new());
+        d.write_at(15, &[1]).unwrap();
         d.flush().unwrap();
     }
 

@@ -18,8 +18,11 @@
 //! | [`RecordDevice`] | another device, with a [`WriteLog`] of what was done to it |
 //! | [`FaultDevice`] | another device that fails when told to |
 //!
+//! From a log, [`crash`] makes the states that a device may be in after the power failed.
+//!
 //! Tools open an image through [`ImageSpec`], which understands `img@OFFSET`.
 
+pub mod crash;
 pub mod fault;
 mod file;
 mod memory;

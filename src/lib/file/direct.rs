@@ -36,20 +36,29 @@ impl Mount {
             }
             m.write_back_range(i, range.clone())?;
             i.cache.drop_clean(pos >> PAGE_BITS, (range.end - 1) >> PAGE_BITS);
-            if let Err(e) = m.write_around(i, pos, data) {
-                if range.end > i.size {
-                    i.cache.truncate(i.size, u64::MAX, i.size);
-                    m.cut(i)?;
-                }
-                return Err(e);
+            let grows = range.end > i.size;
+            // A commit in the middle must not leave written blocks behind the end.
+            let orphan = grows && !i.unlinked;
+            if orphan {
+                m.join_orphans(i)?;
+            }
+            let done = m.write_around(i, pos, data);
+            if done.is_err() && grows {
+                i.cache.truncate(i.size, u64::MAX, i.size);
+                m.cut(i)?;
             }
             i.cache.drop_clean(pos >> PAGE_BITS, (range.end - 1) >> PAGE_BITS);
-            if range.end > i.size || range.end > i.disksize {
+            if done.is_ok() && (grows || range.end > i.disksize) {
                 i.size = i.size.max(range.end);
                 m.grow_disksize(i, range.end);
                 m.store(i)?;
             }
-            Ok(data.len())
+            if orphan {
+                m.leave_orphans(i)?;
+                i.o.inode.update(|c| c.dtime.set(0));
+                m.store(i)?;
+            }
+            done.map(|()| data.len())
         })
     }
 
@@ -74,6 +83,7 @@ impl Mount {
                 bytes[(at - start) as usize..(upto - start) as usize]
                     .copy_from_slice(&data[(at - pos) as usize..(upto - pos) as usize]);
                 self.write_block(false, pblk, &bytes)?;
+                i.exposed.remove(&(n as u32));
                 at = upto;
             }
             if m.e.status == EsStatus::Unwritten {

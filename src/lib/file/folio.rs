@@ -71,6 +71,9 @@ pub struct Folio {
     pub uptodate: bool,
     /// To be written back.
     pub dirty: bool,
+    /// Writing it back failed once: what it holds is not all on the device.
+    #[doc(alias = "AS_EIO")]
+    pub error: bool,
     /// One per block, or none at all.
     pub buffers: Vec<Buffer>,
 }
@@ -78,7 +81,7 @@ pub struct Folio {
 impl Folio {
     /// A folio of which nothing is known, in memory that may hold anything.
     const fn new(index: u64, order: u32, data: Vec<u8>) -> Self {
-        Self { index, order, data, uptodate: false, dirty: false, buffers: Vec::new() }
+        Self { index, order, data, uptodate: false, dirty: false, error: false, buffers: Vec::new() }
     }
 
     /// Byte of the file where it begins.

@@ -1,10 +1,11 @@
 //! A file as the write path holds it in memory. Kernel name: `struct ext4_inode_info`. Sizes in bytes.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::delalloc::{Allocation, Delalloc};
 use super::folio::PageCache;
-use crate::error::Result;
+use crate::error::{Error, IoOp, Result};
 use crate::units::{Fsblk, Lblk, Tid};
 use crate::volume::{Mapping, OpenInode, Volume};
 
@@ -44,8 +45,37 @@ pub struct MemInode {
     pub flush_on_close: bool,
     /// No name leads to it any more; it is on the orphan list.
     pub unlinked: bool,
-    /// The data has been lost once; the next fsync says so.
-    pub lost: bool,
+    /// What writeback could not do; the next fsync says so, once.
+    #[doc(alias = "wb_err")]
+    pub lost: Option<Lost>,
+    /// Blocks whose data did not reach the device: they are not converted.
+    pub failed: BTreeSet<u32>,
+    /// Blocks that are allocated written, and whose data has not been sent to the device yet.
+    pub exposed: BTreeSet<u32>,
+}
+
+/// How data that was to be written back got lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The device failed: byte and length of the write.
+    #[doc(alias = "EIO")]
+    Io(u64, u64),
+    /// There was no room for what had been promised.
+    #[doc(alias = "ENOSPC")]
+    NoSpace,
+}
+
+impl Lost {
+    /// As the error that fsync returns.
+    pub fn error(self) -> Error {
+        match self {
+            Self::Io(offset, len) => {
+                let source = std::io::Error::from(rustix::io::Errno::IO);
+                Error::Io { op: IoOp::Write, offset, len, source }
+            }
+            Self::NoSpace => Error::NoSpace { what: "clusters", need: 1, have: 0 },
+        }
+    }
 }
 
 impl MemInode {
@@ -66,7 +96,9 @@ impl MemInode {
             ordered: None,
             flush_on_close: false,
             unlinked: false,
-            lost: false,
+            lost: None,
+            failed: BTreeSet::new(),
+            exposed: BTreeSet::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::extent_status::{Cookie, EsEntry, EsStatus};
 use super::folio::{Folio, PAGE_BITS};
-use super::inode::MemInode;
+use super::inode::{Lost, MemInode};
 use super::map::Create;
 use super::mount::{Mount, is_full};
 use super::path::{IovIter, WritePath};
@@ -242,7 +242,7 @@ impl Mount {
                         // The data is lost, loudly; the reservation is not.
                         i.dd.remove(run.clone(), &mut self.space);
                         i.cache.truncate(u64::from(run.start) << bits, u64::from(run.end) << bits, i.size);
-                        i.lost = true;
+                        i.lost = Some(Lost::NoSpace);
                     }
                     return Err(e);
                 }
@@ -282,8 +282,13 @@ impl Mount {
     fn submit_run(&mut self, i: &mut MemInode, e: &EsEntry) -> Result<()> {
         let bits = self.block_bits();
         self.write_cached(i, e.lblk.0..e.end(), e.pblk)?;
+        let failed = i.failed.range(e.lblk.0..e.end()).next().is_some();
         if e.status == EsStatus::Unwritten {
-            self.convert(i, e.lblk.0, e.end().into(), false)?;
+            self.end_io(i, e.lblk.0..e.end())?;
+        }
+        if failed {
+            // The size on disk covers only what reached the device.
+            return Ok(());
         }
         let end = (u64::from(e.end()) << bits).min(i.size);
         if self.grow_disksize(i, end) {

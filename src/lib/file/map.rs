@@ -176,6 +176,9 @@ impl Mount {
 
     /// A commit will show these blocks: where data is ordered, what is dirty over them must be written before.
     pub(super) fn expose(&self, i: &mut MemInode, e: &EsEntry) {
+        if e.status == EsStatus::Written && !self.journals_data(i) {
+            i.exposed.extend(e.lblk.0..e.end());
+        }
         if e.status == EsStatus::Written && self.orders_data(i) {
             let bits = self.block_bits();
             i.order(u64::from(e.lblk.0) << bits..u64::from(e.end()) << bits);
@@ -190,6 +193,9 @@ impl Mount {
             e.convert_extents(&mut i.o, Lblk(start), end, unwritten)?;
             e.put(&mut i.o)
         })?;
+        if unwritten {
+            i.exposed.retain(|b| *b < start || u64::from(*b) >= end);
+        }
         let tid = Some(self.journal.running());
         (i.sync_tid, i.datasync_tid) = (tid, tid);
         let mut at = u64::from(start);
@@ -216,6 +222,9 @@ impl Mount {
     pub(super) fn remove_space(&mut self, i: &mut MemInode, start: u32, end: u64) -> Result<()> {
         let journalled = self.journals_data(i);
         i.dd.remove(start..u32::try_from(end).unwrap_or(u32::MAX), &mut self.space);
+        let gone = |b: &u32| *b >= start && u64::from(*b) < end;
+        i.exposed.retain(|b| !gone(b));
+        i.failed.retain(|b| !gone(b));
         i.o.inode.set_size(i.disksize);
         self.edit(|e| {
             let had = journalled.then(|| e.vol.extents(i.o.owner())).transpose()?;

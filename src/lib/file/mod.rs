@@ -15,6 +15,8 @@ pub mod delalloc;
 mod direct;
 pub mod extent_status;
 mod fallocate;
+#[cfg(test)]
+mod fault_tests;
 pub mod folio;
 mod initialise;
 mod inode;
@@ -25,13 +27,14 @@ mod model_tests;
 mod mount;
 mod options;
 mod path;
+mod peek;
 mod read;
 pub mod space;
 mod sync;
 mod truncate;
 mod writeback;
 
-pub use inode::{Disk, MemInode};
+pub use inode::{Disk, Lost, MemInode};
 pub use mount::Mount;
 pub use options::{Commits, DataMode, MountOptions, PathChoice};
 pub use path::{IovIter, WritePath};

@@ -291,9 +291,16 @@ impl Mount {
         }
     }
 
-    /// Write the content of a block.
+    /// Write the content of a block. Where the device fails, content that is not journalled is lost, and nothing else: the
+    /// journal goes on.
     pub(super) fn write_block(&mut self, journalled: bool, block: Fsblk, bytes: &[u8]) -> Result<()> {
-        self.edit(|e| if journalled { e.store.write(block, bytes.into()) } else { e.store.write_data(block, bytes) })
+        if journalled {
+            return self.edit(|e| e.store.write(block, bytes.into()));
+        }
+        if self.journal.is_poisoned() {
+            return Err(Error::Poisoned);
+        }
+        self.journal.content_writer().write(block, bytes)
     }
 
     /// Read the content of a block.

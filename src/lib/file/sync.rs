@@ -85,12 +85,20 @@ impl Mount {
     }
 
     /// Make a file durable; with `data_only`, what reading its data back needs.
+    ///
+    /// # Errors
+    /// What writeback could not write since the last call, here or before: [`crate::Error::Io`] or
+    /// [`crate::Error::NoSpace`], once. Nothing is committed then.
     #[doc(alias = "ext4_sync_file")]
     pub fn fsync(&mut self, ino: Ino, data_only: bool) -> Result<()> {
         self.on(ino, |m, i| {
-            m.write_back_range(i, 0..u64::MAX)?;
+            let done = m.write_back_range(i, 0..u64::MAX);
+            if let Some(lost) = i.lost.take() {
+                return Err(lost.error());
+            }
+            done?;
             let tid = if data_only { i.datasync_tid } else { i.sync_tid };
-            if tid == Some(m.journal.running()) { m.commit(Some(i)) } else { Ok(()) }
+            if tid == Some(m.journal.running()) { m.commit(Some(i)) } else { m.journal.flush_content() }
         })
     }
 
@@ -120,11 +128,13 @@ impl Mount {
 
     /// So much is reserved that what is dirty has to go to the device. `i` is the file that is taken out.
     pub(super) fn relieve(&mut self, i: &mut MemInode) -> Result<()> {
-        self.write_back_all()?;
-        match self.write_back_range(i, 0..u64::MAX) {
-            Err(e) if super::mount::is_full(&e) => Ok(()),
-            done => done,
-        }
+        // It goes back for so long: a commit in between must find its ordered data.
+        let ino = i.o.ino;
+        let empty = MemInode::new(i.o.clone(), self.block_bits(), self.fs.volume.geometry().cluster_bits, false);
+        self.inodes.insert(ino, std::mem::replace(i, empty));
+        let done = self.write_back_all();
+        *i = self.take(ino)?;
+        done
     }
 
     /// Write back and drop a file's pages.
@@ -195,11 +205,17 @@ impl Mount {
         self.on(ino, |m, i| {
             i.unlinked = true;
             i.o.set_links(0);
-            let head = m.fs.volume.superblock().last_orphan.get();
-            i.o.inode.update(|c| c.dtime.set(head));
-            m.edit(|e: &mut Edit<'_>| e.vol.store_superblock(e.store, |sb| sb.last_orphan.set(ino.0)))?;
-            m.store(i)
+            m.join_orphans(i)
         })
+    }
+
+    /// Put a file on the orphan list: after a crash what lies behind its end is cut off, and without a name it goes.
+    #[doc(alias = "ext4_orphan_add")]
+    pub(super) fn join_orphans(&mut self, i: &mut MemInode) -> Result<()> {
+        let (head, ino) = (self.fs.volume.superblock().last_orphan.get(), i.o.ino.0);
+        i.o.inode.update(|c| c.dtime.set(head));
+        self.edit(|e: &mut Edit<'_>| e.vol.store_superblock(e.store, |sb| sb.last_orphan.set(ino)))?;
+        self.store(i)
     }
 
     /// Let go of a file without a name: its pages, its reservations, its blocks and its number.
@@ -225,7 +241,7 @@ impl Mount {
 
     /// Take a file off the orphan list.
     #[doc(alias = "ext4_orphan_del")]
-    fn leave_orphans(&mut self, i: &MemInode) -> Result<()> {
+    pub(super) fn leave_orphans(&mut self, i: &MemInode) -> Result<()> {
         let next = i.o.inode.core().dtime.get();
         let mut at = Ino(self.fs.volume.superblock().last_orphan.get());
         if at == i.o.ino {

@@ -11,10 +11,10 @@ use std::ops::Range;
 
 use super::extent_status::EsStatus;
 use super::folio::{Buffer, PAGE, PAGE_BITS};
-use super::inode::MemInode;
+use super::inode::{Lost, MemInode};
 use super::map::Create;
 use super::mount::{Mount, is_full};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::units::Fsblk;
 
 /// Most blocks of one extent.
@@ -121,7 +121,7 @@ impl Mount {
             }
             self.flush_bio(i)?;
             for r in std::mem::take(&mut pass.convert) {
-                self.convert(i, r.start, r.end.into(), false)?;
+                self.end_io(i, r)?;
             }
             match done {
                 Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 && self.may_commit() => {
@@ -137,7 +137,7 @@ impl Mount {
                     let (from, to) = (u64::from(lost.lblk) << bits, u64::from(lost.lblk + lost.len) << bits);
                     i.dd.remove(lost.lblk..lost.lblk + lost.len, &mut self.space);
                     i.cache.truncate(from, to, i.size);
-                    i.lost = true;
+                    i.lost = Some(Lost::NoSpace);
                     return Err(e);
                 }
                 done => {
@@ -344,13 +344,38 @@ impl Mount {
     }
 
     /// Write bytes of the page cache, whole blocks, from block `pblk` on, in one go.
-    fn write_bytes(&mut self, i: &MemInode, bytes: &Range<u64>, pblk: Fsblk) -> Result<()> {
+    ///
+    /// What the device does not take is noted in the file, for its next fsync; where the transaction is not this mount's own,
+    /// it is an error at once.
+    #[doc(alias = "mapping_set_error")]
+    fn write_bytes(&mut self, i: &mut MemInode, bytes: &Range<u64>, pblk: Fsblk) -> Result<()> {
         let folios = i.cache.following(bytes.start >> PAGE_BITS).take_while(|f| f.pos() < bytes.end);
         let parts: Vec<IoSlice<'_>> = folios
             .map(|f| (f, bytes.start.saturating_sub(f.pos()), bytes.end.min(f.end()) - f.pos()))
             .map(|(f, from, to)| IoSlice::new(&f.data[from as usize..to as usize]))
             .collect();
-        self.journal.write_content(pblk, &parts)
+        let blocks = self.block_of(bytes.start)..self.block_up(bytes.end);
+        if !i.exposed.is_empty() {
+            i.exposed.retain(|b| !blocks.contains(b));
+        }
+        if !self.may_commit() {
+            return self.journal.write_content(pblk, &parts);
+        }
+        let done = match self.journal.is_poisoned() {
+            true => Err(Error::Poisoned),
+            false => self.journal.content_writer().write_parts(pblk, &parts),
+        };
+        match done {
+            Err(e) if matches!(e.bare(), Error::Io { .. } | Error::Poisoned) => {
+                i.lost = Some(Lost::Io(pblk.0 << self.block_bits(), bytes.end - bytes.start));
+                i.failed.extend(blocks);
+                for f in i.cache.meeting_mut(bytes.start >> PAGE_BITS, (bytes.end - 1) >> PAGE_BITS) {
+                    f.error = true;
+                }
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Write blocks that are dirty in the page cache to the device, from block `pblk` on, in one go; they are clean then. What
@@ -373,6 +398,28 @@ impl Mount {
             let all = to - from == f.buffers.len() as u64;
             f.buffers[from as usize..to as usize].iter_mut().for_each(|b| b.dirty = false);
             f.dirty = !all && f.buffers.iter().any(|b| b.dirty);
+        }
+        Ok(())
+    }
+
+    /// The end of the I/O into blocks that are unwritten: they become written. Where some of it failed none does, and what is
+    /// written to them next is to convert them.
+    #[doc(alias = "ext4_end_io_end")]
+    pub(super) fn end_io(&mut self, i: &mut MemInode, blocks: Range<u32>) -> Result<()> {
+        if i.failed.range(blocks.clone()).next().is_none() {
+            return self.convert(i, blocks.start, blocks.end.into(), false);
+        }
+        i.failed.retain(|b| !blocks.contains(b));
+        let bits = self.block_bits();
+        for lblk in blocks {
+            let pos = u64::from(lblk) << bits;
+            if let Some(f) = i.cache.find_mut(pos >> PAGE_BITS) {
+                let at = ((pos - f.pos()) >> bits) as usize;
+                f.error = true;
+                if let Some(b) = f.buffers.get_mut(at) {
+                    b.unwritten = true;
+                }
+            }
         }
         Ok(())
     }

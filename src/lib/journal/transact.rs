@@ -277,6 +277,20 @@ impl Journal {
         self.guard(done)
     }
 
+    /// Make content that was written durable, without committing anything.
+    ///
+    /// # Errors
+    /// A failed flush poisons the journal.
+    pub fn flush_content(&mut self) -> Result<()> {
+        self.check_alive()?;
+        if self.shared.read().running.data {
+            let done = self.shared.device.flush();
+            self.guard(done)?;
+            self.shared.write().running.data = false;
+        }
+        Ok(())
+    }
+
     fn try_commit(&mut self, need: u64) -> Result<Option<Tid>> {
         let (empty, data) = {
             let running = &self.shared.read().running;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::image_tests::{data, image, open, read, superblock};
 use super::{Journal, JournalOptions, Log, RecoverOptions, direct, recover};
+use crate::device::crash::{self, Counts, Plan};
 use crate::device::fault::{Effect, Fault, Trigger};
 use crate::device::{BlockDevice, FaultDevice, MemoryDevice, RecordDevice, WindowDevice};
 use crate::env::{Entropy, FixedClock, SeededEntropy, Timestamp};
@@ -12,7 +13,6 @@ use crate::error::{Error, IoOp};
 use crate::format::features::{Features, Incompat};
 use crate::format::jbd2::{JournalCompat, JournalCsum, JournalIncompat, JournalSuperblock};
 use crate::format::superblock::{self, State, Superblock};
-use crate::testing::crash::{self, Counts, Plan};
 use crate::units::Fsblk;
 use crate::volume::store::MetaStore;
 use crate::volume::{DirtyJournal, OpenOptions, Volume};

@@ -38,9 +38,9 @@ pub struct Settings {
 
 /// A script that is being run.
 #[derive(Debug)]
-struct Engine<'s> {
+pub(super) struct Engine<'s> {
     script: &'s Script,
-    mount: Mount,
+    pub(super) mount: Mount,
     names: Context,
     /// Open files by name.
     open: BTreeMap<String, Ino>,
@@ -66,13 +66,7 @@ fn errno(e: Error, mapped: bool) -> Result<&'static str> {
 /// # Errors
 /// What the device and the filesystem report beyond what a script can cause.
 pub fn run(script: &Script, device: &Arc<dyn BlockDevice>, settings: Settings, emit: Emit<'_>) -> Result<()> {
-    let mut options = MountOptions::parse(&script.head.mount)?;
-    if settings.path != PathChoice::Auto {
-        options.path = settings.path;
-    }
-    let mount = Mount::new(Arc::clone(device), options, settings.now)?;
-    let names = Context::new(mount.volume(), settings.now);
-    let mut engine = Engine { script, mount, names, open: BTreeMap::new(), last: BTreeMap::new(), settings };
+    let mut engine = Engine::new(script, device, settings)?;
     emit(&engine.header())?;
     for (n, (op, raw)) in script.ops.iter().enumerate() {
         let record = engine.step(n, op, raw, device)?;
@@ -82,15 +76,43 @@ pub fn run(script: &Script, device: &Arc<dyn BlockDevice>, settings: Settings, e
             return emit(&json!({ "final": recovered(device, settings.now)? }));
         }
     }
-    let open: Vec<Ino> = engine.open.values().copied().collect();
-    for ino in open {
-        engine.mount.close(ino)?;
-    }
-    engine.mount.unmount()?;
+    engine.finish()?;
     emit(&json!({ "final": recovered(device, settings.now)? }))
 }
 
-impl Engine<'_> {
+impl<'s> Engine<'s> {
+    pub(super) fn new(script: &'s Script, device: &Arc<dyn BlockDevice>, settings: Settings) -> Result<Self> {
+        let mut options = MountOptions::parse(&script.head.mount)?;
+        if settings.path != PathChoice::Auto {
+            options.path = settings.path;
+        }
+        let mount = Mount::new(Arc::clone(device), options, settings.now)?;
+        let names = Context::new(mount.volume(), settings.now);
+        Ok(Self { script, mount, names, open: BTreeMap::new(), last: BTreeMap::new(), settings })
+    }
+
+    /// Close everything and unmount.
+    pub(super) fn finish(mut self) -> Result<()> {
+        let open: Vec<Ino> = self.open.values().copied().collect();
+        for ino in open {
+            self.mount.close(ino)?;
+        }
+        self.mount.unmount()
+    }
+
+    /// The number of an open file.
+    pub(super) fn ino_of(&self, name: &str) -> Option<Ino> {
+        self.open.get(name).copied()
+    }
+
+    /// Do an operation; its errno where it has one.
+    pub(super) fn perform(&mut self, op: &Op, device: &Arc<dyn BlockDevice>) -> Result<Option<&'static str>> {
+        match self.execute(op, device) {
+            Ok(_) => Ok(None),
+            Err(e) => errno(e, matches!(op, Op::MmapWrite { .. })).map(Some),
+        }
+    }
+
     fn header(&self) -> Value {
         let geo = self.mount.volume().geometry();
         let mut script = self.script.raw.clone();

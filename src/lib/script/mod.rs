@@ -2,9 +2,11 @@
 //! path ([`crate::file`]), and shows after each what the kernel would hold, in the format of recordings of the kernel.
 //!
 //! A script is parsed ([`Script`]), its filesystem made ([`make()`]), and run ([`run`]); each record is one JSON object. The crash
-//! operations look at what the device holds, recovered over an overlay ([`recovered()`]).
+//! operations look at what the device holds, recovered over an overlay ([`recovered()`]). What a crash may leave at any moment of
+//! a script, and whether that is allowed, is [`mod@crash`]'s matter.
 
 mod content;
+pub mod crash;
 mod engine;
 mod make;
 mod parse;

@@ -1,7 +1,8 @@
 //! What tests, fuzz targets and benchmarks share. Not part of the public interface: it changes without notice.
 
 pub mod commands;
-pub mod crash;
 pub mod exercise;
 pub mod fuzz;
 pub mod surgery;
+
+pub use crate::device::crash;

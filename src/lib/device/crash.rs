@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::device::replay::{CrashState, Event};
-use crate::device::{BlockDevice, MemoryDevice, OverlayDevice, WriteLog};
+use super::replay::{CrashState, Event};
+use super::{BlockDevice, MemoryDevice, OverlayDevice, WriteLog};
 use crate::env::SeededEntropy;
 use crate::error::Result;
 
@@ -37,7 +37,7 @@ impl Default for Plan {
 }
 
 /// How many states were checked, by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Stretches between flushes.
     pub epochs: u64,
@@ -70,14 +70,14 @@ impl std::ops::AddAssign for Counts {
 
 /// A state that did not pass the check.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct Failure<F = String> {
     /// The state; [`WriteLog::apply`] makes it again.
     pub state: CrashState,
     /// What the check said.
-    pub message: String,
+    pub message: F,
 }
 
-impl std::fmt::Display for Failure {
+impl<F: std::fmt::Display> std::fmt::Display for Failure<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut kept = String::new();
         for k in &self.state.kept {
@@ -88,15 +88,20 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// What came out: how many states were checked, and the first that failed.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
+/// Failures that are kept.
+const MAX_KEPT: usize = 16;
+
+/// What came out: how many states were checked, and those that failed.
+#[derive(Clone, Debug)]
+pub struct Outcome<F = String> {
     /// States checked.
     pub counts: Counts,
     /// States that failed.
     pub failed: u64,
     /// The first of them.
-    pub first_failure: Option<Failure>,
+    pub first_failure: Option<Failure<F>>,
+    /// A few more.
+    pub more_failures: Vec<Failure<F>>,
 }
 
 /// Check every state that `plan` makes of `log`, which was recorded over `base` (its bytes before the log). The check may
@@ -105,14 +110,14 @@ pub struct Outcome {
 ///
 /// # Errors
 /// Those of the devices in memory. What checks say is in the [`Outcome`].
-pub fn enumerate(
+pub fn enumerate<F: Send>(
     base: &[u8],
     log: &WriteLog,
     plan: Plan,
-    check: impl Fn(&Arc<dyn BlockDevice>, &CrashState, usize) -> std::result::Result<(), String> + Sync,
-) -> Result<Outcome> {
+    check: impl Fn(&Arc<dyn BlockDevice>, &CrashState, usize) -> std::result::Result<(), F> + Sync,
+) -> Result<Outcome<F>> {
     let durable = Arc::new(MemoryDevice::from_bytes(base.to_vec()));
-    let mut out = Outcome::default();
+    let mut out = Outcome { counts: Counts::default(), failed: 0, first_failure: None, more_failures: Vec::new() };
     let mut entropy = SeededEntropy::new(plan.seed);
     let mut applied = 0;
     for epoch in epochs(log) {
@@ -122,40 +127,76 @@ pub fn enumerate(
         let states = states(log, &epoch, plan, &mut entropy, &mut out.counts);
         let failures = check_all(&states, &|state| {
             let overlay: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(&durable)));
-            let made = log.apply_pending(state, &*overlay).map_err(|e| e.to_string());
-            made.and_then(|()| check(&overlay, state, epoch.start))
-        });
+            log.apply_pending(state, &*overlay)?;
+            Ok(check(&overlay, state, epoch.start))
+        })?;
         out.failed += failures.len() as u64;
-        out.first_failure = out.first_failure.or(failures.into_iter().next());
+        let mut failures = failures.into_iter();
+        if out.first_failure.is_none() {
+            out.first_failure = failures.next();
+        }
+        let room = MAX_KEPT - 1 - out.more_failures.len();
+        out.more_failures.extend(failures.take(room));
     }
     Ok(out)
 }
 
+/// How many states `plan` makes of `log`.
+pub fn count(log: &WriteLog, plan: Plan) -> Counts {
+    let mut counts = Counts::default();
+    let mut entropy = SeededEntropy::new(plan.seed);
+    for epoch in epochs(log) {
+        counts.epochs += 1;
+        states(log, &epoch, plan, &mut entropy, &mut counts);
+    }
+    counts
+}
+
+impl Plan {
+    /// A plan that makes at least `total` states of `log`, and few more: up to two thirds are prefixes, torn writes and subsets,
+    /// the rest is sampled. A log of few writes has few states, each of which is then taken several times.
+    pub fn with_total(log: &WriteLog, total: u64, seed: u64) -> Self {
+        let mut plan = Self { seed, samples: 0, all_subsets_up_to: 8, torn: 16, prefixes: usize::MAX };
+        let mut counts = count(log, plan);
+        while counts.total() > total / 3 * 2 && (plan.prefixes > 1 || plan.torn > 0) {
+            plan.all_subsets_up_to = plan.all_subsets_up_to.saturating_sub(1);
+            plan.torn /= 2;
+            plan.prefixes = if plan.prefixes == usize::MAX { log.len() } else { plan.prefixes / 2 }.max(1);
+            counts = count(log, plan);
+        }
+        let written = epochs(log).iter().filter(|e| !e.is_empty()).count() as u64;
+        let missing = total.saturating_sub(counts.total());
+        plan.samples = u32::try_from(missing.div_ceil(written.max(1))).unwrap_or(u32::MAX);
+        plan
+    }
+}
+
 /// Check states by several plain threads (a pool's thread would take up other states while a check waits for a pool of its
 /// own); what failed, in the order of the states.
-fn check_all(
+fn check_all<F: Send>(
     states: &[CrashState],
-    check: &(impl Fn(&CrashState) -> std::result::Result<(), String> + Sync),
-) -> Vec<Failure> {
+    check: &(impl Fn(&CrashState) -> Result<std::result::Result<(), F>> + Sync),
+) -> Result<Vec<Failure<F>>> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut failed = Vec::new();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(state) = states.get(at) else { return failed };
-            if let Err(message) = check(state) {
+            let Some(state) = states.get(at) else { return Ok(failed) };
+            if let Err(message) = check(state)? {
                 failed.push((at, Failure { state: state.clone(), message }));
             }
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(states.len());
-    let mut all: Vec<(usize, Failure)> = std::thread::scope(|s| {
+    let each: Result<Vec<Vec<(usize, Failure<F>)>>> = std::thread::scope(|s| {
         let threads: Vec<_> = (0..threads).map(|_| s.spawn(work)).collect();
         let join = |t: std::thread::ScopedJoinHandle<'_, _>| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
-        threads.into_iter().flat_map(join).collect()
+        threads.into_iter().map(join).collect()
     });
+    let mut all: Vec<(usize, Failure<F>)> = each?.into_iter().flatten().collect();
     all.sort_by_key(|f| f.0);
-    all.into_iter().map(|f| f.1).collect()
+    Ok(all.into_iter().map(|f| f.1).collect())
 }
 
 /// The stretches between flushes, the last one maybe not flushed. The flush itself is no part of them.
@@ -224,6 +265,16 @@ pub fn bytes_of(device: &dyn BlockDevice) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::device::RecordDevice;
+
+    #[test]
+    fn a_plan_makes_as_many_states_as_are_asked_for() {
+        let log = record(true);
+        for total in [1, 60, 200, 1000, 5000] {
+            let counts = count(&log, Plan::with_total(&log, total, 1));
+            assert!(counts.total() >= total && counts.total() < total + 40, "{total}: {counts:?}");
+        }
+        assert_eq!(count(&WriteLog::default(), Plan::with_total(&WriteLog::default(), 50, 1)).total(), 1);
+    }
 
     /// A value in sector 0 that refers to sector 1 or 2, written with or without a barrier.
     fn record(barrier: bool) -> WriteLog {
