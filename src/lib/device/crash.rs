@@ -189,10 +189,10 @@ fn check_all<F: Send>(
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(states.len());
-    let each: Result<Vec<Vec<(usize, Failure<F>)>>> = std::thread::scope(|s| {
+    let each = std::thread::scope(|s| {
         let threads: Vec<_> = (0..threads).map(|_| s.spawn(work)).collect();
         let join = |t: std::thread::ScopedJoinHandle<'_, _>| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
-        threads.into_iter().map(join).collect()
+        threads.into_iter().map(join).collect::<Result<Vec<_>>>()
     });
     let mut all: Vec<(usize, Failure<F>)> = each?.into_iter().flatten().collect();
     all.sort_by_key(|f| f.0);
