@@ -361,9 +361,10 @@ impl Mount {
         if !self.may_commit() {
             return self.journal.write_content(pblk, &parts);
         }
-        let done = match self.journal.is_poisoned() {
-            true => Err(Error::Poisoned),
-            false => self.journal.content_writer().write_parts(pblk, &parts),
+        let done = if self.journal.is_poisoned() {
+            Err(Error::Poisoned)
+        } else {
+            self.journal.content_writer().write_parts(pblk, &parts)
         };
         match done {
             Err(e) if matches!(e.bare(), Error::Io { .. } | Error::Poisoned) => {
