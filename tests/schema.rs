@@ -52,6 +52,12 @@ const COMMANDS: &[&str] = &[
     "list_quota user",
     "dump_mmp",
     "help ls",
+    "tree /",
+    "find -n *file* /",
+    "du /",
+    "df",
+    "lsdel",
+    "logdump",
 ];
 
 /// Every path into `value` with the type that is there. What depends on an object's variant keeps its name.

@@ -204,3 +204,95 @@ fn e4es_shows_files_and_space() {
     assert_eq!(e4es(&[path]).status.code(), Some(2));
     assert_eq!(e4es(&[path, "/hello", "--free"]).status.code(), Some(2));
 }
+
+/// What debugfs says to some commands on a copy of the image that it may change.
+fn debugfs(commands: &str, image: &Path) -> Option<Output> {
+    let debugfs = common::tool("debugfs")?;
+    let mut child = Command::new(debugfs)
+        .args(["-w", "-f", "-"])
+        .arg(image)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+    Some(child.wait_with_output().unwrap())
+}
+
+/// The output without the commands, which debugfs repeats.
+fn answers(out: &Output) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for line in out.stdout.split_inclusive(|b| *b == b'\n') {
+        if !line.starts_with(b"debugfs: ") {
+            kept.extend_from_slice(line);
+        }
+    }
+    kept
+}
+
+#[test]
+fn what_was_deleted_is_shown_as_debugfs_shows_it() {
+    let Some(image) = Image::new(&["-O", "^extent,^64bit", "-b", "1024"]) else { return };
+    let many = image.dir.path().join("many");
+    std::fs::write(&many, vec![b'x'; 300_000]).unwrap();
+    let made = format!("write {} gone\nkill_file gone\nunlink gone\n", many.display());
+    if debugfs(&made, &image.path).is_none() {
+        return;
+    }
+    let (ours, theirs) = (e4sh(&["-R", "lsdel"], &image.path, ""), debugfs("lsdel\n", &image.path).unwrap());
+    let rows = |bytes: &[u8]| -> Vec<Vec<String>> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        text.lines().map(|l| l.split_whitespace().take(5).map(str::to_owned).collect()).collect()
+    };
+    assert_eq!(rows(&ours.stdout), rows(&answers(&theirs)));
+    assert!(text(&ours.stdout).contains("1 deleted inodes found."), "{}", text(&ours.stdout));
+    let ours = e4sh(&["-R", "dump_unused"], &image.path, "");
+    let theirs = debugfs("dump_unused\n", &image.path).unwrap();
+    assert!(ours.stdout.len() > 300_000 && ours.stdout == answers(&theirs));
+}
+
+#[test]
+fn the_log_is_shown_as_debugfs_shows_it() {
+    let Some(image) = Image::new(&[]) else { return };
+    let block = image.dir.path().join("block");
+    std::fs::write(&block, vec![0x77; 4 * 1024]).unwrap();
+    let made = format!("jo\njw -b 333,335-337 {0}\njw -r 333 {0}\njc\n", block.display());
+    if debugfs(&made, &image.path).is_none() {
+        return;
+    }
+    for command in ["logdump -a", "logdump -b 336", "logdump"] {
+        let ours = text(&e4sh(&["-R", command], &image.path, "").stdout);
+        let theirs = String::from_utf8_lossy(&answers(&debugfs(command, &image.path).unwrap())).into_owned();
+        let facts = |text: &str| -> Vec<String> {
+            let kept = |l: &&str| l.starts_with("Journal starts") || l.starts_with("Found") || l.contains("FS block");
+            text.lines().filter(kept).map(|l| l.trim().trim_end_matches(", flags 0x0").to_owned()).collect()
+        };
+        assert_eq!(facts(&ours), facts(&theirs), "{command}\n{ours}\n{theirs}");
+        assert!(!facts(&ours).is_empty());
+    }
+    assert!(text(&e4sh(&["-R", "logdump -b 336"], &image.path, "").stdout).contains("FS block 336 logged"));
+}
+
+#[test]
+fn trees_are_shown_and_copied_out() {
+    let Some(image) = Image::new(&[]) else { return };
+    let shown = text(&e4sh(&["-R", "tree /"], &image.path, "").stdout);
+    let want =
+        "/\n├── hello\n├── link -> sub dir\n├── lost+found\n├── sparse\n└── sub dir\n    ├── a \"b\"\n    └── deep\n";
+    assert_eq!(shown, want);
+    let find = |args: &str| text(&e4sh(&["-R", &format!("find {args}")], &image.path, "").stdout);
+    assert_eq!(find("-t f -n *e* /"), "/hello\n/sparse\n");
+    assert_eq!(find("\"sub dir\""), "sub dir\nsub dir/a \"b\"\nsub dir/deep\n");
+    let du = text(&e4sh(&["-R", "du -s /"], &image.path, "").stdout);
+    assert!(du.ends_with("\t/\n") && du.split('\t').next().unwrap().parse::<u64>().unwrap() >= 16, "{du}");
+    assert!(text(&e4sh(&["-R", "df"], &image.path, "").stdout).contains("Inodes free"));
+    let to = image.dir.path().join("out");
+    std::fs::create_dir(&to).unwrap();
+    let out = e4sh(&["-R", &format!("rdump \"/sub dir\" /hello {}", to.display())], &image.path, "");
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(std::fs::read(to.join("sub dir/a \"b\"")).unwrap(), b"quoted");
+    assert_eq!(std::fs::read(to.join("hello")).unwrap(), b"hello\n");
+    let out = e4sh(&["-R", "rdump /hello /nowhere/at/all"], &image.path, "");
+    assert_eq!(out.status.code(), Some(1));
+}

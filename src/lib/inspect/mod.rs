@@ -16,6 +16,7 @@
 
 mod blocks;
 mod bmap;
+mod deleted;
 mod dir;
 mod extents;
 mod frag;
@@ -25,6 +26,7 @@ mod hex;
 mod htree;
 mod inode;
 mod journal;
+mod log;
 mod mmp;
 mod names;
 mod owners;
@@ -35,10 +37,12 @@ mod status;
 mod superblock;
 mod table;
 mod text;
+mod tree;
 mod xattrs;
 
 pub use blocks::BlocksView;
 pub use bmap::{BlockMapView, BlockState, BlockStateView, InodePlaceView, InodeStateView};
+pub use deleted::{Deleted, DeletedView};
 pub use dir::{DirBlockChecksum, DirHashView, DirItem, DirSearchView, DirView, ItemInode, ListOptions, ListStyle};
 pub use extents::{ExtentRow, ExtentsFilter, ExtentsView};
 pub use frag::{FragRun, FragView, FragsView};
@@ -48,6 +52,7 @@ pub use hex::HexView;
 pub use htree::{HtreeChild, HtreeLeaf, HtreeNode, HtreeView, LeafEntry};
 pub use inode::{Content, InodeChecksum, InodeTime, InodeView, MapRun};
 pub use journal::JournalView;
+pub use log::{LogRecord, LogView, LoggedBlock};
 pub use mmp::MmpView;
 pub use names::{NameHit, NamesView};
 pub use owners::{BlockOwner, BlockUse, OwnersView};
@@ -57,6 +62,7 @@ pub use scan::{VisitInode, for_each_inode};
 pub use status::{Difference, StatusItem, StatusRow, StatusView, derive};
 pub use superblock::{FeaturesView, RecordedError, SuperblockView};
 pub use text::{Name, PathText, Target, date};
+pub use tree::{Below, FindView, FullView, Room, RoomView, TreeView};
 pub use xattrs::{XattrItem, XattrsView};
 
 use std::io::{self, Write};

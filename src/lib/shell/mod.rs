@@ -22,6 +22,7 @@ mod misc;
 mod script;
 mod session;
 mod table;
+mod walk;
 mod xattr;
 
 pub use args::{Args, Options};

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::args::Args;
 use super::session::Session;
-use super::{Outcome, block, change, dir, file, fs, inode, misc, xattr};
+use super::{Outcome, block, change, dir, file, fs, inode, misc, walk, xattr};
 
 /// What runs a command.
 pub(super) type Run = fn(&mut Session, &Args<'_>, &mut dyn Write) -> Outcome;
@@ -79,6 +79,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         inode::COMMANDS,
         xattr::COMMANDS,
         block::COMMANDS,
+        walk::COMMANDS,
         change::COMMANDS,
         misc::COMMANDS,
     ]
@@ -118,7 +119,7 @@ mod tests {
             supported_features feature features dirsearch help list_requests lr ? quit q open open_filesys \
             close close_filesys params show_debugfs_params block_dump bdump bd lcd dump_mmp list_quota lq \
             get_quota gq write mkdir rmdir rm unlink ln link symlink mknod ea_set ea_rm punch truncate \
-            set_inode_field sif";
+            set_inode_field sif rdump lsdel list_deleted_inodes dump_unused logdump";
         for name in names.split_whitespace() {
             assert!(find(name).is_some(), "{name}");
         }
