@@ -1,6 +1,7 @@
 //! Inodes that were deleted and whose blocks may still be there: debugfs's `lsdel`.
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 
 use serde::Serialize;
 
@@ -11,7 +12,7 @@ use crate::env::Timestamp;
 use crate::error::Result;
 use crate::format::bitmap;
 use crate::units::{Fsblk, Ino};
-use crate::volume::{Owner, Volume};
+use crate::volume::{MapEvent, Owner, Volume};
 
 /// A deleted inode.
 #[derive(Debug, Serialize)]
@@ -60,13 +61,20 @@ impl DeletedView {
                     // Never deleted, or on the list of orphans.
                     continue;
                 }
-                let Ok(extents) = volume.extents(Owner { ino, inode: &inode }) else { continue };
-                let blocks: u64 = extents.iter().map(|e| u64::from(e.len)).sum();
-                if blocks == 0 || extents.iter().any(|e| !geo.has_range(e.pblk, e.len.into())) {
+                let mut runs: Vec<(Fsblk, u64)> = Vec::new();
+                let read = volume.walk_map(Owner { ino, inode: &inode }, &mut |event| {
+                    runs.push(match event {
+                        MapEvent::Node { block, .. } => (block, 1),
+                        MapEvent::Data(e) => (e.pblk, e.len.into()),
+                    });
+                    Ok(ControlFlow::Continue(()))
+                });
+                if read.is_err() || runs.is_empty() || runs.iter().any(|(at, n)| !geo.has_range(*at, *n)) {
                     continue;
                 }
+                let blocks = runs.iter().map(|(_, n)| n).sum();
                 let mut free_blocks = 0;
-                for block in extents.iter().flat_map(|e| e.pblk.0..e.pblk.0 + u64::from(e.len)) {
+                for block in runs.iter().flat_map(|(at, n)| at.0..at.0.saturating_add(*n)) {
                     let (group, bit) = geo.cluster_bit_of(Fsblk(block));
                     free_blocks += u64::from(!bitmap::test(&volume.block_bitmap(group)?, bit as usize));
                 }

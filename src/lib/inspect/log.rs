@@ -43,6 +43,20 @@ pub struct LogRecord {
     pub time: Option<i64>,
 }
 
+/// Why a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// The next block is none of the journal's.
+    NoMagic,
+    /// The next block is of another transaction than the one that is due.
+    Sequence,
+    /// The next block cannot be read as what it says it is.
+    Damaged,
+    /// All of the ring was read, or nothing waits to be replayed.
+    Whole,
+}
+
 /// The log from its tail on.
 #[derive(Debug, Serialize)]
 pub struct LogView {
@@ -54,8 +68,10 @@ pub struct LogView {
     pub records: Vec<LogRecord>,
     /// Journal block where it ends.
     pub end: u32,
+    /// Transaction that is due there.
+    pub next: u32,
     /// Why it ends there.
-    pub why: &'static str,
+    pub why: End,
     /// Only what concerns this block is shown in the text.
     #[serde(skip)]
     pub only: Option<Fsblk>,
@@ -65,7 +81,7 @@ pub struct LogView {
 }
 
 impl LogView {
-    /// The log of `volume`, or what its ring holds from `from` on (journal block, sequence).
+    /// The log of `volume`.
     ///
     /// # Errors
     /// The journal cannot be found or read.
@@ -73,21 +89,30 @@ impl LogView {
         let log = Log::open(volume, None)?;
         let (start, sequence) = (log.superblock().start.get(), log.superblock().sequence());
         let end = start.max(log.first());
-        let mut view = Self { start, sequence: sequence.0, records: Vec::new(), end, why: "", only: None, all: false };
+        let mut view = Self {
+            start,
+            sequence: sequence.0,
+            records: Vec::new(),
+            end,
+            next: sequence.0,
+            why: End::Whole,
+            only: None,
+            all: false,
+        };
         let (mut next, mut walked) = (sequence, 0u32);
         let mut block = vec![0; log.format().block_size];
         let format = log.format();
         view.why = loop {
             if start == 0 {
-                break "the log is empty";
+                break End::Whole;
             }
             if walked >= log.ring() {
-                break "all of the ring was read";
+                break End::Whole;
             }
             log.area().read(view.end, &mut block)?;
-            let Some(header) = BlockHeader::decode(&block) else { break "no magic number" };
+            let Some(header) = BlockHeader::decode(&block) else { break End::NoMagic };
             if header.sequence != next {
-                break "another sequence number";
+                break End::Sequence;
             }
             let at = view.end;
             let mut record =
@@ -95,7 +120,7 @@ impl LogView {
             let mut len = 1;
             match header.kind() {
                 Some(BlockKind::Descriptor) => {
-                    let Ok(descriptor) = Descriptor::decode(&block, format) else { break "a damaged descriptor" };
+                    let Ok(descriptor) = Descriptor::decode(&block, format) else { break End::Damaged };
                     record.kind = "descriptor";
                     for tag in &descriptor.tags {
                         let at = log.forward(at, len);
@@ -107,18 +132,40 @@ impl LogView {
                     record.kind = "commit";
                     record.time = Commit::decode(&block).ok().map(|c| c.time.sec);
                     next = next.next();
+                    view.next = next.0;
                 }
                 Some(BlockKind::Revoke) => {
                     record.kind = "revoke";
                     record.revoked = Revoke::decode(&block, format).map(|r| r.blocks).unwrap_or_default();
                 }
-                _ => break "an unknown kind of block",
+                _ => break End::Damaged,
             }
             view.records.push(record);
             view.end = log.forward(at, len);
             walked = walked.saturating_add(len);
         };
         Ok(view)
+    }
+}
+
+impl LogView {
+    /// The blocks that a record names, as far as they are asked for.
+    fn blocks(&self, r: &LogRecord, page: &mut Page<'_>) -> io::Result<()> {
+        for l in r.logged.iter().filter(|l| self.all || self.only == Some(l.block)) {
+            write!(page, "  FS block {} logged at ", l.block)?;
+            if !self.all {
+                write!(page, "sequence {}, ", r.sequence)?;
+            }
+            writeln!(page, "journal block {} (flags 0x{:x})", l.at, l.flags)?;
+        }
+        for b in r.revoked.iter().filter(|b| self.all || self.only == Some(**b)) {
+            write!(page, "  Revoke FS block {b}")?;
+            if !self.all {
+                write!(page, " at block {}, sequence {}", r.at, r.sequence)?;
+            }
+            writeln!(page)?;
+        }
+        Ok(())
     }
 }
 
@@ -142,17 +189,25 @@ impl View for LogView {
                     r.sequence, r.at
                 )?;
             }
-            for l in r.logged.iter().filter(|l| self.all || self.only == Some(l.block)) {
-                writeln!(
-                    page,
-                    "  FS block {} logged at sequence {}, journal block {} (flags 0x{:x})",
-                    l.block, r.sequence, l.at, l.flags
-                )?;
+            if self.all {
+                let what = match r.kind {
+                    "descriptor" => "Dumping descriptor block",
+                    "revoke" => "Dumping revoke block",
+                    _ => continue,
+                };
+                writeln!(page, "{what}, sequence {}, at block {}:", r.sequence, r.at)?;
             }
-            for b in r.revoked.iter().filter(|b| self.all || self.only == Some(**b)) {
-                writeln!(page, "  Revoke FS block {b}")?;
-            }
+            self.blocks(r, page)?;
         }
-        writeln!(page, "The log ends at block {}: {}", self.end, self.why)
+        if self.start == 0 {
+            return Ok(());
+        }
+        let (at, next) = (self.end, self.next);
+        match self.why {
+            End::NoMagic => writeln!(page, "No magic number at block {at}: end of journal."),
+            End::Sequence => writeln!(page, "Another sequence number than {next} at block {at}: end of journal."),
+            End::Damaged => writeln!(page, "Block {at} is damaged: end of journal."),
+            End::Whole => writeln!(page, "All of the journal was read, up to block {at}."),
+        }
     }
 }

@@ -52,7 +52,7 @@ pub use hex::HexView;
 pub use htree::{HtreeChild, HtreeLeaf, HtreeNode, HtreeView, LeafEntry};
 pub use inode::{Content, InodeChecksum, InodeTime, InodeView, MapRun};
 pub use journal::JournalView;
-pub use log::{LogRecord, LogView, LoggedBlock};
+pub use log::{End as LogEnd, LogRecord, LogView, LoggedBlock};
 pub use mmp::MmpView;
 pub use names::{NameHit, NamesView};
 pub use owners::{BlockOwner, BlockUse, OwnersView};
