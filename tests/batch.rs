@@ -440,6 +440,7 @@ fn killed_it_leaves_old_or_new() {
         let options = ext4kit::journal::RecoverOptions {
             on_damage: ext4kit::journal::OnDamage::Refuse,
             now: Some(ext4kit::env::Timestamp::from_secs(1_700_000_777)),
+            keep_counts: false,
         };
         let report = ext4kit::recover::recover(&device, None, options).unwrap();
         dirty += u32::from(report.journal.needed);

@@ -250,7 +250,7 @@ impl Recording {
             if is_long() && n.is_multiple_of(KERNEL) {
                 self.kernel(device, judged)?;
             }
-            recover(device, None, RecoverOptions { on_damage: OnDamage::Refuse, now: Some(EDIT) })
+            recover(device, None, RecoverOptions { on_damage: OnDamage::Refuse, now: Some(EDIT), keep_counts: false })
                 .map_err(|e| e.to_string())?;
             if let Some(text) = problems(device) {
                 return Err(text);

@@ -167,7 +167,14 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
     let mut asker = Asker::default();
     let done = if args.no {
         let left = check::check(&device, &options, &mut report, &*progress)?;
-        Repaired { left, revived: false, fixed: 0, stopped: false, recovered: ext4kit::recover::Report::default() }
+        Repaired {
+            left,
+            revived: false,
+            fixed: 0,
+            corrected: 0,
+            stopped: false,
+            recovered: ext4kit::recover::Report::default(),
+        }
     } else {
         let mut ask = |f: &Finding| asker.ask(f);
         let answers = match (args.yes, preen) {
@@ -270,7 +277,7 @@ const fn question(ask: Ask) -> &'static str {
 
 fn exit_code(done: &Repaired) -> FsckExit {
     let mut exit = FsckExit::empty();
-    exit.set(FsckExit::CORRECTED, done.fixed > 0 || done.revived);
+    exit.set(FsckExit::CORRECTED, done.corrected > 0 || done.revived);
     exit.set(FsckExit::OPERATIONAL, done.left.aborted);
     exit.set(FsckExit::UNCORRECTED, (done.left.errors > 0 && done.left.opened) || done.stopped);
     exit

@@ -111,7 +111,7 @@ fn for_each_image(
     for image in by_image(sources) {
         let spec = ImagePath { image: image.name, path: Vec::new() }.spec();
         let device = spec.open(Access::ReadOnly)?;
-        let recovery = RecoverOptions { on_damage: OnDamage::Salvage, now: None };
+        let recovery = RecoverOptions { on_damage: OnDamage::Salvage, now: None, keep_counts: false };
         let (volume, seen) = open_recovered(device, None, recovery, &OpenOptions::default())?;
         if seen.journal.needed {
             let damage = seen.journal.damage.or(seen.orphans.damage);

@@ -117,7 +117,7 @@ impl Session {
     }
 
     fn open_claimed(device: Arc<dyn BlockDevice>, options: Options, now: Timestamp) -> Result<Self> {
-        let recovery = RecoverOptions { on_damage: OnDamage::Refuse, now: Some(now) };
+        let recovery = RecoverOptions { on_damage: OnDamage::Refuse, now: Some(now), keep_counts: false };
         let report = recover::recover(&device, options.journal.clone(), recovery)?;
         let volume = Volume::open(Arc::clone(&device), &OpenOptions::default())?;
         let write = JournalOptions { clock: Arc::new(FixedClock(now)), barriers: options.barriers };

@@ -54,6 +54,8 @@ pub(super) struct Clerk<'a> {
     pub(super) accepted: Vec<Finding>,
     /// Repairs accepted in all rounds.
     pub(super) fixed: u64,
+    /// Those of them that are more than bookkeeping.
+    pub(super) corrected: u64,
     /// The next findings are known from the round before.
     known: BTreeSet<String>,
     tries: BTreeMap<String, u8>,
@@ -79,6 +81,7 @@ impl<'a> Clerk<'a> {
             stopped: false,
             accepted: Vec::new(),
             fixed: 0,
+            corrected: 0,
             known: BTreeSet::new(),
             tries: BTreeMap::new(),
             refused: BTreeSet::new(),
@@ -163,6 +166,7 @@ impl<'a> Clerk<'a> {
     /// These are being repaired.
     pub(super) fn tried(&mut self, findings: &[Finding]) {
         self.fixed += findings.len() as u64;
+        self.corrected += findings.iter().filter(|f| !f.problem.row().minor).count() as u64;
         for f in findings {
             *self.tries.entry(place_of(f)).or_default() += 1;
         }

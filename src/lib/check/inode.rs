@@ -291,10 +291,9 @@ impl<J: Judge> Check<'_, '_, J> {
             self.blocks(false)?;
             return Ok(Next::Done);
         }
-        if v.links() != 0 || v.core().blocks_lo.get() != 0 || v.pointer(0) != 0 {
-            self.raise(not_clear)?;
-        }
-        Ok(Next::Go)
+        // What becomes blank need not be looked at.
+        let used = v.links() != 0 || v.core().blocks_lo.get() != 0 || v.pointer(0) != 0;
+        Ok(if used && self.raise(not_clear)? { Next::Done } else { Next::Go })
     }
 
     fn reserved(&mut self) -> Result<Next, Stop> {

@@ -57,6 +57,12 @@ pub(super) fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: 
             clerk.report(Finding::inode(P::JournalBadInode, ino).what(what));
         }
         Ok((first, blocks)) => match ctx.vol.block(first) {
+            // What does not even begin like a journal is most likely not one.
+            Ok(bytes) if !starts_with_magic(&bytes) => {
+                clerk.report(
+                    Finding::inode(P::JournalBadInode, ino).what("it does not begin with a journal's superblock"),
+                );
+            }
             Ok(bytes) => journal_super(ctx, &bytes, blocks, clerk),
             Err(_) => {
                 clerk.report(Finding::fs(P::JournalBadSuper).what("it cannot be read"));
@@ -93,12 +99,30 @@ fn journal_start(ctx: &Ctx<'_>, ino: Ino) -> Result<(Fsblk, u64), &'static str> 
     if ctx.meta.get(first.0) { Err("its first block is metadata") } else { Ok((first, blocks)) }
 }
 
+fn starts_with_magic(bytes: &[u8]) -> bool {
+    bytes.first_chunk() == Some(&jbd2::MAGIC.to_be_bytes())
+}
+
+/// Where the fields of the second version begin, bytes.
+pub(super) const V2_FIELDS: usize = 0x24;
+
 fn journal_super(ctx: &Ctx<'_>, bytes: &[u8], blocks: u64, clerk: &mut Clerk<'_>) {
     let Ok(j) = JournalSuperblock::decode_unchecked(bytes) else {
         clerk.report(Finding::fs(P::JournalBadSuper).what("length"));
         return;
     };
     let (kind, maxlen, first, start) = (j.blocktype.get(), j.maxlen.get(), j.first.get(), j.start.get());
+    let users = j.nr_users.get();
+    let later = bytes.get(V2_FIELDS..V2_FIELDS + 12).is_some_and(|b| b.iter().any(|x| *x != 0)) || users != 0;
+    let internal = ctx.sb.journal_uuid == [0; 16];
+    if j.magic.get() == jbd2::MAGIC && ((kind == SUPER_V1 && later) || (kind == SUPER_V2 && users > 1 && internal)) {
+        clerk.report(Finding::fs(P::JournalClearV2));
+        return;
+    }
+    if kind == SUPER_V2 && users > 1 {
+        clerk.report(Finding::fs(P::JournalMultiFs).num(users));
+        return;
+    }
     let incompat = if kind == SUPER_V2 { j.incompat() } else { JournalIncompat::empty() };
     let flaw = if j.magic.get() != jbd2::MAGIC {
         Some("magic number")

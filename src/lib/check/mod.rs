@@ -28,6 +28,7 @@ mod problem;
 mod quota;
 mod repair;
 mod report;
+mod rescue;
 mod state;
 mod table;
 mod view;

@@ -6,6 +6,7 @@ use super::bits::Bits;
 use super::clerk::Clerk;
 use super::problem::Problem as P;
 use super::report::Finding;
+use super::rescue;
 use super::{CheckOptions, Journal};
 use crate::device::BlockDevice;
 use crate::error::{Error, FeatureBit, Flaw, Result};
@@ -21,13 +22,16 @@ const MAX_TRUNCATION: u64 = 16;
 /// … except below this size in bytes.
 const SMALL: u64 = 1 << 30;
 
-/// An opened filesystem, and whether its descriptors come from a backup (which knows nothing of unused parts).
+/// An opened filesystem.
 pub(super) struct Opened {
     pub(super) vol: Volume,
+    /// Its descriptors come from a backup, which knows nothing of unused parts.
     pub(super) from_backup: bool,
+    /// The primary superblock as it should be, where it is not.
+    pub(super) mended: Option<Superblock>,
 }
 
-fn options(superblock: Option<Fsblk>, block_size: Option<u32>, search_backups: bool) -> OpenOptions {
+pub(super) fn options(superblock: Option<Fsblk>, block_size: Option<u32>, search_backups: bool) -> OpenOptions {
     OpenOptions {
         superblock,
         block_size,
@@ -100,6 +104,7 @@ fn unknown_features(f: Features) -> Vec<FeatureBit> {
 pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<Option<Opened>> {
     let given = opts.superblock.filter(|b| b.0 != 0);
     let first = Volume::open(Arc::clone(dev), &options(given, opts.block_size, false));
+    let mut mended = None;
     let (vol, mut from_backup) = match first {
         Ok(vol) => (vol, given.is_some()),
         Err(e) if e.is_corruption() && given.is_none() => {
@@ -118,8 +123,9 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
                 }
                 Err(Error::Unsupported { features }) => return Err(Error::Unsupported { features }),
                 Err(_) => {
-                    clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(&e)));
-                    return Ok(None);
+                    let Some(opened) = rescued(dev, &e, clerk) else { return Ok(None) };
+                    mended = opened.mended;
+                    (opened.vol, opened.from_backup)
                 }
             }
         }
@@ -149,7 +155,23 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
         vol = other;
         from_backup = true;
     }
-    Ok(Some(Opened { vol, from_backup }))
+    Ok(Some(Opened { vol, from_backup, mended }))
+}
+
+/// Neither the primary superblock nor a backup at a usual place can be used.
+fn rescued(dev: &Arc<dyn BlockDevice>, e: &Error, clerk: &mut Clerk<'_>) -> Option<Opened> {
+    if let Some(found) = rescue::mended(dev) {
+        for f in &found.fields {
+            clerk.report(Finding::fs(P::SuperblockField).what(f.name).num(f.have).want(f.want));
+        }
+        return Some(Opened { vol: found.vol, from_backup: false, mended: Some(found.sb) });
+    }
+    if let Some((vol, at)) = rescue::scan(dev) {
+        clerk.report(Finding::fs(P::OpenFailed).what(reason(e)).block(at));
+        return Some(Opened { vol, from_backup: true, mended: None });
+    }
+    clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(e)));
+    None
 }
 
 /// A backup where the damaged primary superblock says that groups begin.
@@ -160,10 +182,11 @@ fn own_backup(dev: &Arc<dyn BlockDevice>) -> Option<Volume> {
     let size = 1024u32.checked_shl(sb.log_block_size.get()).filter(|s| sb.log_block_size.get() <= 6 && *s > 0)?;
     let per = u64::from(sb.blocks_per_group.get());
     let first = u64::from(sb.first_data_block.get());
-    if sb.magic.get() != superblock::MAGIC || per < 8 || first > 1 {
+    if per < 8 || first > 1 {
         return None;
     }
-    [1u64, 3, 5, 7].into_iter().find_map(|g| {
+    let listed = sb.backup_bgs.map(|g| u64::from(g.get()));
+    [1u64, 3, 5, 7, 9, 25, 27, 49].into_iter().chain(listed).filter(|g| *g > 0).find_map(|g| {
         let at = Fsblk(g.checked_mul(per)?.checked_add(first)?);
         Volume::open(Arc::clone(dev), &options(Some(at), Some(size), false)).ok()
     })
@@ -215,7 +238,7 @@ pub(super) fn allowed_range(geo: &Geometry, group: Group) -> std::ops::Range<u64
 
 /// Whether all bitmaps and tables are where they may be, and none on top of another.
 #[doc(alias = "ext2fs_check_desc")]
-fn descriptors_are_sound(vol: &Volume) -> Result<bool> {
+pub(super) fn descriptors_are_sound(vol: &Volume) -> Result<bool> {
     let geo = vol.geometry();
     let (used, twice) = (Bits::new(geo.blocks_count)?, Bits::new(geo.blocks_count)?);
     for g in geo.all_groups() {

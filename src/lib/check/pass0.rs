@@ -7,6 +7,7 @@ use super::open::allowed_range;
 use super::problem::Problem as P;
 use super::repair::relocate::{Part, part_of};
 use super::report::Finding;
+use super::rescue::MAX_LOG_FLEX;
 use super::state::Ctx;
 use crate::error::Result;
 use crate::format::features::{Compat, Incompat, RoCompat};
@@ -40,6 +41,10 @@ fn fields(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     let clusters = sb.clusters_per_group.get();
     if !bigalloc && clusters != sb.blocks_per_group.get() {
         clerk.report(Finding::fs(P::MiscCorruptSuper).what("clusters_per_group").num(clusters));
+    }
+    let flex = ctx.geo.features.incompat.contains(Incompat::FLEX_BG);
+    if !flex && sb.log_groups_per_flex > MAX_LOG_FLEX {
+        clerk.report(Finding::fs(P::MiscCorruptSuper).what("log_groups_per_flex").num(sb.log_groups_per_flex));
     }
     let room = usize::from(ctx.geo.inode_size).saturating_sub(GOOD_OLD_SIZE);
     if room > 0 {
@@ -108,6 +113,15 @@ fn quota_inodes(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     }
 }
 
+/// Block 0 means that there is none: where blocks begin with 0, that is the superblock's.
+const fn missing(outside: P) -> P {
+    match outside {
+        P::BlockBitmapNotInGroup => P::BlockBitmapMissing,
+        P::InodeBitmapNotInGroup => P::InodeBitmapMissing,
+        _ => P::InodeTableMissing,
+    }
+}
+
 /// Check one descriptor; what of its group gets another place.
 fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<Vec<Part>> {
     let mut lost = Vec::new();
@@ -122,11 +136,15 @@ fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<Vec<
         (P::InodeTableNotInGroup, desc.inode_table(), u64::from(geo.itable_blocks)),
     ];
     for (problem, at, len) in parts {
-        if outside(at, len) {
+        let problem = if at.0 == 0 { missing(problem) } else { problem };
+        if at.0 == 0 || outside(at, len) {
             let yes = clerk.report(Finding::group(problem, group).block(at));
             lost.extend(part_of(problem).map(|p| p.0).filter(|_| yes));
             // A table that is nowhere cannot be looked at, and repairs without it would lose what it names.
-            clerk.fatal |= clerk.repairs() && !yes && problem == P::InodeTableNotInGroup;
+            clerk.fatal |= clerk.repairs()
+                && !clerk.stopped
+                && !yes
+                && matches!(problem, P::InodeTableNotInGroup | P::InodeTableMissing);
         }
     }
     let flags = desc.bg_flags();
@@ -172,7 +190,10 @@ fn mark_metadata(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<()> {
             (P::InodeBitmapConflict, desc.inode_bitmap(), 1),
         ];
         for (problem, at, len) in parts {
-            if at.0 < geo.first_data_block || part_of(problem).is_some_and(|(p, _)| ctx.lost.contains(&(g, p))) {
+            if at.0 == 0
+                || at.0 < geo.first_data_block
+                || part_of(problem).is_some_and(|(p, _)| ctx.lost.contains(&(g, p)))
+            {
                 continue;
             }
             let r = blocks(at, len);

@@ -137,6 +137,8 @@ pub struct Row {
     pub preen: Preen,
     /// Left as it is, the filesystem still counts as valid.
     pub harmless: bool,
+    /// Derived from what is right, or the checker's own bookkeeping: mending it alone does not count as a correction.
+    pub minor: bool,
     /// The check cannot go on.
     pub fatal: bool,
     /// Text with `{argument}`s.

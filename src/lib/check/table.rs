@@ -50,6 +50,7 @@ const BLANK: Row = Row {
     ask: Ask::Nothing,
     preen: Preen::Stop,
     harmless: false,
+    minor: false,
     fatal: false,
     text: "",
 };
@@ -66,7 +67,7 @@ problems! {
     InodeTableNotInGroup P0 3 0x000003 Relocate Stop [] "inode table of group {group} is at block {block}, outside the range it may be in";
     SuperblockCorrupt P0 4 0x000004 Nothing Stop [fatal] "no usable superblock: {what}";
     FsSizeWrong P0 5 0x000005 Abort Stop [] "the superblock counts {num} blocks, the device has room for {want}";
-    MiscCorruptSuper P0 11 0x00000b Nothing Stop [] "superblock field {what} has the impossible value {num}";
+    MiscCorruptSuper P0 11 0x00000b Fix Stop [] "superblock field {what} has the impossible value {num}";
     JournalBadInode P0 15 0x00000f Clear Fix [] "the journal (inode {ino}) is not usable: {what}";
     JournalBadSuper P0 21 0x000015 Fix Fix [] "the journal superblock is damaged: {what}";
     JournalHasJournal P0 22 0x000016 Clear Fix [harmless] "the has_journal feature is off, but there is a journal (inode {ino})";
@@ -75,19 +76,19 @@ problems! {
     NonzeroReservedGdtBlocks P0 46 0x00002e Fix Stop [harmless] "reserved_gdt_blocks is {num} without the resize_inode feature";
     ClearResizeInode P0 47 0x00002f Clear Stop [harmless] "the resize inode holds blocks without the resize_inode feature";
     ResizeInodeInvalid P0 48 0x000030 Recreate Stop [harmless] "the resize inode is not as the reserved descriptor blocks ask for: {what}";
-    FutureLastMount P0 49 0x000031 Fix Fix [harmless] "the last mount ({num}) is in the future (now is {want})";
-    FutureLastWrite P0 50 0x000032 Fix Fix [harmless] "the last write ({num}) is in the future (now is {want})";
+    FutureLastMount P0 49 0x000031 Fix Fix [harmless minor] "the last mount ({num}) is in the future (now is {want})";
+    FutureLastWrite P0 50 0x000032 Fix Fix [harmless minor] "the last write ({num}) is in the future (now is {want})";
     HurdClearFiletype P0 52 0x000034 Clear Stop [harmless] "the filesystem belongs to the Hurd, which knows no types in directory entries, but has the filetype feature";
-    GroupDescCsum P0 53 0x000035 Fix Fix [harmless] "checksum of group descriptor {group} is {hex}, its bytes give {wanthex}";
-    GroupDescUninit P0 54 0x000036 Fix Fix [harmless] "group descriptor {group} is marked uninitialised, which the features do not allow";
-    GroupDescItableUnused P0 56 0x000038 Fix Fix [harmless] "group descriptor {group} counts {num} unused inodes, more than there are";
-    BlockBitmapUninitLast P0 57 0x000039 Fix Fix [harmless] "the block bitmap of the last group ({group}) is marked uninitialised";
+    GroupDescCsum P0 53 0x000035 Fix Fix [harmless minor] "checksum of group descriptor {group} is {hex}, its bytes give {wanthex}";
+    GroupDescUninit P0 54 0x000036 Fix Fix [harmless minor] "group descriptor {group} is marked uninitialised, which the features do not allow";
+    GroupDescItableUnused P0 56 0x000038 Fix Fix [harmless minor] "group descriptor {group} counts {num} unused inodes, more than there are";
+    BlockBitmapUninitLast P0 57 0x000039 Fix Fix [harmless minor] "the block bitmap of the last group ({group}) is marked uninitialised";
     MmpInvalidBlock P0 66 0x000042 Clear Fix [] "the block for multiple-mount protection ({block}) is not usable";
-    MmpInvalidMagic P0 67 0x000043 Fix Fix [] "the block for multiple-mount protection ({block}) has a wrong magic number";
+    MmpInvalidMagic P0 67 0x000043 Fix Fix [minor] "the block for multiple-mount protection ({block}) has a wrong magic number";
     OpenFailed P0 68 0x000044 Fix Stop [harmless] "the primary superblock is not usable ({what}); a backup at block {block} is";
     CheckDescFailed P0 69 0x000045 Fix Stop [harmless] "the primary group descriptors are not usable; those at block {block} are";
     MetaAndGdtCsumSet P0 70 0x000046 Fix Fix [harmless] "both metadata_csum and uninit_bg are set";
-    MmpCsumInvalid P0 71 0x000047 Fix Fix [] "checksum of the block for multiple-mount protection ({block}) does not match";
+    MmpCsumInvalid P0 71 0x000047 Fix Fix [minor] "checksum of the block for multiple-mount protection ({block}) does not match";
     Bit64WithoutExtents P0 72 0x000048 Fix Fix [harmless] "the 64bit feature is set without the extent feature";
     CsumSeedWithoutMetaCsum P0 75 0x00004b Fix Fix [harmless] "the metadata_csum_seed feature is set without metadata_csum";
     JournalBadUuid P0 19 0x000013 Nothing Stop [fatal] "the external journal does not serve this filesystem";
@@ -100,6 +101,12 @@ problems! {
     DisableResizeInode P0 81 0x000051 Fix Stop [] "resize_inode and meta_bg exclude each other";
     NeedsRecovery P0 501 - Nothing Fix [harmless] "the journal holds transactions; the filesystem is checked as it is without them";
     MmpInUse P0 502 - Abort Stop [fatal] "multiple-mount protection says that the filesystem is in use ({what})";
+    BlockBitmapMissing P0 503 - Relocate Fix [] "group {group} has no block bitmap";
+    InodeBitmapMissing P0 504 - Relocate Fix [] "group {group} has no inode bitmap";
+    InodeTableMissing P0 505 - Relocate Stop [] "group {group} has no inode table";
+    SuperblockField P0 506 - Fix Stop [] "superblock field {what} is {num}, should be {want}";
+    JournalClearV2 P0 42 0x00002a Clear Fix [] "the journal superblock is of the first version, but has fields of the second";
+    JournalMultiFs P0 16 0x000010 Nothing Stop [fatal] "the external journal serves {num} filesystems";
     RootNoDir P1 1 0x010001 Clear Stop [] "the root inode is not a directory";
     RootDtime P1 2 0x010002 Fix Fix [] "the root directory has a deletion time";
     ReservedBadMode P1 3 0x010003 Clear Fix [] "reserved inode {ino} has a mode it may not have";

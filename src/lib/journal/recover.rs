@@ -46,6 +46,8 @@ pub struct RecoverOptions {
     pub on_damage: OnDamage,
     /// Time to store as the last write, where it is to be stored.
     pub now: Option<Timestamp>,
+    /// Leave the superblock's counts of free blocks and inodes as they are: somebody compares them later.
+    pub keep_counts: bool,
 }
 
 /// What recovery found and did.
@@ -235,7 +237,7 @@ impl Replayed {
         self.log.area().device().flush()?;
         let error = damaged || self.report.journal_error != 0;
         let before = &self.before;
-        rewrite_superblock(&self.device, |sb| {
+        rewrite_superblock(&self.device, self.options.keep_counts, |sb| {
             keep_errors(before, sb);
             let mut state = sb.state_flags();
             if error {
@@ -307,8 +309,12 @@ fn settle_superblock(device: &Arc<dyn BlockDevice>, journal: Option<&Arc<dyn Blo
     Ok(())
 }
 
-/// Clear `needs_recovery` in the primary superblock, bring its counts up to date, and apply `change`.
-fn rewrite_superblock(device: &Arc<dyn BlockDevice>, change: impl FnOnce(&mut Superblock)) -> Result<()> {
+/// Clear `needs_recovery` in the primary superblock, bring its counts up to date unless they are kept, and apply `change`.
+fn rewrite_superblock(
+    device: &Arc<dyn BlockDevice>,
+    keep_counts: bool,
+    change: impl FnOnce(&mut Superblock),
+) -> Result<()> {
     let volume = open_as_is(Arc::clone(device))?;
     let (mut clusters, mut inodes) = (0u64, 0u64);
     for group in volume.geometry().all_groups() {
@@ -320,8 +326,10 @@ fn rewrite_superblock(device: &Arc<dyn BlockDevice>, change: impl FnOnce(&mut Su
     let mut features = sb.features();
     features.incompat -= Incompat::RECOVER;
     sb.set_features(features);
-    sb.set_free_blocks_count(clusters * u64::from(volume.geometry().cluster_ratio));
-    sb.free_inodes_count = u32::try_from(inodes).unwrap_or(u32::MAX).into();
+    if !keep_counts {
+        sb.set_free_blocks_count(clusters * u64::from(volume.geometry().cluster_ratio));
+        sb.free_inodes_count = u32::try_from(inodes).unwrap_or(u32::MAX).into();
+    }
     change(&mut sb);
     device.write_at(superblock::OFFSET, &sb.encode())?;
     device.flush()

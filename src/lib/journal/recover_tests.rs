@@ -18,7 +18,7 @@ const V3: JournalIncompat = JournalIncompat::CSUM_V3;
 
 fn run(device: &Arc<MemoryDevice>, on_damage: OnDamage) -> crate::Result<Report> {
     let device = Arc::clone(device) as Arc<dyn BlockDevice>;
-    recover(&device, None, RecoverOptions { on_damage, now: None })
+    recover(&device, None, RecoverOptions { on_damage, now: None, keep_counts: false })
 }
 
 fn refuse(device: &Arc<MemoryDevice>) -> Error {

@@ -37,7 +37,7 @@ fn image(features: &str) -> Arc<MemoryDevice> {
 }
 
 const fn options() -> RecoverOptions {
-    RecoverOptions { now: Some(NOW), on_damage: OnDamage::Refuse }
+    RecoverOptions { now: Some(NOW), on_damage: OnDamage::Refuse, keep_counts: false }
 }
 
 fn as_is(device: &Arc<MemoryDevice>) -> Volume {

@@ -415,7 +415,7 @@ fn recovered(as_is: Volume, device: Arc<dyn BlockDevice>, options: &OpenOptions)
     if options.superblock.is_some() || options.allow_truncated {
         return (as_is, Some(DirtyJournalSeen::LeftOut(None)));
     }
-    let recovery = RecoverOptions { on_damage: OnDamage::Salvage, now: None };
+    let recovery = RecoverOptions { on_damage: OnDamage::Salvage, now: None, keep_counts: false };
     match open_recovered(device, None, recovery, options) {
         Ok((volume, report)) => {
             let damage = report.journal.damage.or(report.orphans.damage);

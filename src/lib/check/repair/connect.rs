@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
 use super::inode;
-use super::work::{Work, raw};
+use super::work::{Work, raw, show_inodes};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
 use crate::format::inode::{FileType, Inode, TimeField};
-use crate::units::Ino;
+use crate::units::{Group, Ino};
 use crate::volume::{Edit, NewInode, OpenInode};
 
 /// Name of the directory for lost files.
@@ -62,6 +62,11 @@ pub(super) fn mend(work: &mut Work<'_, '_>, accepted: &[&Finding]) -> Result<()>
 
 fn make_root(work: &mut Work<'_, '_>) -> Result<()> {
     let now = work.now;
+    if work.ctx.inodes_to_scan(Group(0)) < Ino::ROOT.0 {
+        // Else it would not be seen.
+        let per = work.ctx.geo.inodes_per_group;
+        work.step(|edit| show_inodes(edit.vol, edit.store, Group(0), per.saturating_sub(Ino::GOOD_OLD_FIRST.0)))?;
+    }
     work.step(|edit| {
         let mut inode = Inode::empty(edit.vol.geometry().inode_size);
         let old = raw(edit.vol, Ino::ROOT)?;

@@ -18,10 +18,13 @@ use crate::volume::{Edit, OpenInode};
 
 /// Seconds between updates of the block for multiple-mount protection, where the superblock does not say.
 const MMP_INTERVAL: u16 = 5;
+/// One block in so many is reserved for root.
+const RESERVED_PART: u64 = 20;
 /// Bytes of extra fields that new inodes have.
 const EXTRA_ISIZE: u16 = 32;
 
 pub(super) const MENDS: &[P] = &[
+    P::MiscCorruptSuper,
     P::NonzeroReservedGdtBlocks,
     P::ClearResizeInode,
     P::ResizeInodeInvalid,
@@ -65,6 +68,7 @@ pub(super) fn mend(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
     let now = work.now;
     let room = work.ctx.geo.inode_size.saturating_sub(GOOD_OLD_SIZE as u16);
     match f.problem {
+        P::MiscCorruptSuper => superblock(work, |sb| plausible(sb, f.args.what)),
         P::NonzeroReservedGdtBlocks => superblock(work, |sb| sb.reserved_gdt_blocks.set(0)),
         P::ClearResizeInode => clear_resize_inode(work),
         P::ResizeInodeInvalid => renew_resize_inode(work),
@@ -103,6 +107,16 @@ pub(super) fn mend(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
             features(work, |f| f.ro_compat -= RoCompat::ORPHAN_PRESENT)
         }
         _ => Ok(()),
+    }
+}
+
+/// A field whose value cannot be gets the usual one.
+fn plausible(sb: &mut Superblock, which: Option<&str>) {
+    match which {
+        Some("r_blocks_count") => sb.set_r_blocks_count(sb.blocks_count() / RESERVED_PART),
+        Some("clusters_per_group") => sb.clusters_per_group = sb.blocks_per_group,
+        Some("log_groups_per_flex") => sb.log_groups_per_flex = 0,
+        _ => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! The journal as a structure: its superblock made anew, or the journal given up.
 
+use super::super::journal::V2_FIELDS;
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
 use super::Hands;
@@ -14,8 +15,14 @@ use crate::journal::{Log, LogArea};
 use crate::units::Tid;
 use crate::volume::Volume;
 
-pub(super) const MENDS: &[P] =
-    &[P::JournalBadInode, P::JournalBadSuper, P::JournalHasJournal, P::JournalRecoverSet, P::ExtJournalCsum];
+pub(super) const MENDS: &[P] = &[
+    P::JournalBadInode,
+    P::JournalBadSuper,
+    P::JournalClearV2,
+    P::JournalHasJournal,
+    P::JournalRecoverSet,
+    P::ExtJournalCsum,
+];
 
 pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
     match f.problem {
@@ -27,6 +34,17 @@ pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> R
             Log::reset(area, vol.superblock().uuid, Tid(1))?;
             device.flush()?;
             forget(work, false)
+        }
+        P::JournalClearV2 => {
+            let vol = Volume::open(Arc::clone(hands.dev), &super::work::as_it_is())?;
+            let area = LogArea::locate(&vol, hands.options.check.journal_device.clone())?;
+            let mut bytes = vec![0; area.block_size() as usize];
+            area.device().read_at(area.superblock_at(), &mut bytes)?;
+            if let Some(later) = bytes.get_mut(V2_FIELDS..) {
+                later.fill(0);
+            }
+            area.device().write_at(area.superblock_at(), &bytes)?;
+            area.device().flush()
         }
         P::JournalBadInode => {
             let has = work.vol().geometry().features.compat.contains(Compat::HAS_JOURNAL);

@@ -68,6 +68,8 @@ pub struct Repaired {
     pub left: Outcome,
     /// Repairs made.
     pub fixed: u64,
+    /// Those of them that count as corrections.
+    pub corrected: u64,
     /// The filesystem did not count as valid, and does now.
     pub revived: bool,
     /// The check stopped at a problem that is not for preening.
@@ -92,6 +94,15 @@ pub fn repair<'a>(
     let mut check = options.check.clone();
     let mut recovered = recover::Report::default();
     let hands = Hands { dev, options, wants_journal: Cell::new(false), deferred: RefCell::default() };
+    let over = |clerk: &Clerk<'_>, left: Outcome, revived: bool, recovered: recover::Report| Repaired {
+        left: Outcome { aborted: left.aborted || clerk.fatal, ..left },
+        revived,
+        fixed: clerk.fixed,
+        corrected: clerk.corrected,
+        stopped: clerk.stopped,
+        recovered,
+    };
+    let mut was_valid = None;
     for n in 0.. {
         if n >= MAX_ROUNDS {
             clerk.only_report();
@@ -102,6 +113,7 @@ pub fn repair<'a>(
             continue;
         }
         recovery::recover(dev, options, &mut recovered)?;
+        was_valid = was_valid.or_else(|| superblock::is_valid(dev));
         if options.journal_only && hands.prepare(&check, &mut clerk, progress, &pool)? {
             continue;
         }
@@ -109,7 +121,8 @@ pub fn repair<'a>(
         if options.journal_only && clerk.fixed == 0 {
             let aborted = clerk.fatal || clerk.errors > 0;
             let left = super::outcome(&clerk, aborted, None, Summary::default());
-            return Ok(Repaired { left, revived: false, fixed: clerk.fixed, stopped: clerk.stopped, recovered });
+            superblock::count(&hands, &recovered)?;
+            return Ok(over(&clerk, left, false, recovered));
         }
         clerk.begin_round();
         match super::round(dev, &check, &mut clerk, progress, &pool, Some(&hands))? {
@@ -119,19 +132,26 @@ pub fn repair<'a>(
                     continue;
                 }
                 // A damaged log says so in another way.
-                let revived = superblock::settle(&hands, &left, &clerk)? && recovered.journal.damage.is_none();
-                return Ok(Repaired { left, revived, fixed: clerk.fixed, stopped: clerk.stopped, recovered });
+                let valid = superblock::settle(&hands, &left, &clerk)?;
+                if left.reason.is_none() {
+                    superblock::count(&hands, &recovered)?;
+                }
+                let revived = valid && was_valid == Some(false) && recovered.journal.damage.is_none();
+                return Ok(over(&clerk, left, revived, recovered));
             }
         }
     }
     // The last round reports only, and is over.
     let left = super::outcome(&clerk, true, Some(Reason::Problems), Summary::default());
-    Ok(Repaired { left, revived: false, fixed: clerk.fixed, stopped: true, recovered })
+    clerk.stopped = true;
+    Ok(over(&clerk, left, false, recovered))
 }
 
 /// Whether there is a way to mend it.
 fn can_mend(f: &Finding) -> bool {
-    [journal::MENDS, fields::MENDS, &[P::OpenFailed, P::CheckDescFailed]].iter().any(|m| m.contains(&f.problem))
+    [journal::MENDS, fields::MENDS, &[P::OpenFailed, P::CheckDescFailed, P::SuperblockField]]
+        .iter()
+        .any(|m| m.contains(&f.problem))
         || [bitmaps::mends, inode::mends, dirs::mends, connect::mends, quota::mends, relocate::mends]
             .iter()
             .any(|m| m(f.problem))
@@ -193,10 +213,14 @@ impl Hands<'_> {
     /// Write what was read from a backup over the primary superblock and descriptors, where they are not usable; whether it
     /// was done.
     pub(super) fn restore(&self, opened: &Opened, clerk: &mut Clerk<'_>) -> Result<bool> {
-        if !opened.from_backup || !clerk.repairs() || clerk.stopped {
+        if !clerk.repairs() || clerk.stopped {
             return Ok(false);
         }
-        superblock::restore(self.dev, &opened.vol)?;
+        match &opened.mended {
+            Some(sb) => superblock::write(self.dev, sb)?,
+            None if opened.from_backup => superblock::restore(self.dev, &opened.vol)?,
+            None => return Ok(false),
+        }
         let done = std::mem::take(&mut clerk.accepted);
         clerk.tried(&done);
         Ok(true)

@@ -17,7 +17,7 @@ pub(super) fn recover(dev: &Arc<dyn BlockDevice>, options: &RepairOptions, total
     if options.check.superblock.is_some_and(|b| b.0 != 0) {
         return Ok(false);
     }
-    let how = RecoverOptions { on_damage: OnDamage::Salvage, now: Some(options.check.now) };
+    let how = RecoverOptions { on_damage: OnDamage::Salvage, now: Some(options.check.now), keep_counts: true };
     let journal = options.check.journal_device.clone();
     let done = recover::recover_journal(dev, journal.clone(), how).and_then(|mut report| {
         if !options.journal_only {
@@ -51,7 +51,7 @@ fn orphans(
 ) -> Result<Orphans> {
     let vol = Volume::open(Arc::clone(dev), &as_it_is())?;
     let trusted = !vol.superblock().state_flags().contains(State::ERROR);
-    let how = RecoverOptions { on_damage: OnDamage::Salvage, now: Some(options.check.now) };
+    let how = RecoverOptions { on_damage: OnDamage::Salvage, now: Some(options.check.now), keep_counts: true };
     let done = if trusted { recover::clean_orphans(dev, journal, how) } else { Ok(Orphans::default()) };
     let done = match done {
         Err(e) if !is_for_the_check(&e) => return Err(e),

@@ -21,9 +21,9 @@ pub(in super::super) enum Part {
 /// The part that a problem is about, and whether its content is lost.
 pub(in super::super) const fn part_of(p: P) -> Option<(Part, bool)> {
     Some(match p {
-        P::BlockBitmapNotInGroup => (Part::BlockBitmap, true),
-        P::InodeBitmapNotInGroup => (Part::InodeBitmap, true),
-        P::InodeTableNotInGroup => (Part::InodeTable, true),
+        P::BlockBitmapNotInGroup | P::BlockBitmapMissing => (Part::BlockBitmap, true),
+        P::InodeBitmapNotInGroup | P::InodeBitmapMissing => (Part::InodeBitmap, true),
+        P::InodeTableNotInGroup | P::InodeTableMissing => (Part::InodeTable, true),
         P::BlockBitmapConflict | P::BlockBitmapBadBlock => (Part::BlockBitmap, false),
         P::InodeBitmapConflict | P::InodeBitmapBadBlock => (Part::InodeBitmap, false),
         P::InodeTableConflict => (Part::InodeTable, false),
@@ -61,6 +61,10 @@ pub(super) fn mend(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
             Part::BlockBitmap => desc.set_block_bitmap(got),
             Part::InodeBitmap => desc.set_inode_bitmap(got),
             Part::InodeTable => desc.set_inode_table(got),
+        }
+        if part == Part::InodeTable && lost {
+            desc.set_bg_flags(desc.bg_flags() - BgFlags::INODE_UNINIT);
+            desc.set_itable_unused(0);
         }
         desc.set_bg_flags(desc.bg_flags() - BgFlags::BLOCK_UNINIT);
         edit.vol.store_group(edit.store, group, &desc)

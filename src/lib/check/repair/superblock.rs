@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::format::group_desc::{BgFlags, GroupDesc};
 use crate::format::superblock::{self, State, Superblock};
 use crate::journal::{JournalOptions, direct};
+use crate::recover;
 use crate::units::Fsblk;
 use crate::volume::Volume;
 
@@ -42,13 +43,47 @@ pub(super) fn restore(dev: &Arc<dyn BlockDevice>, vol: &Volume) -> Result<()> {
     dev.flush()?;
     let mut sb = vol.superblock().clone();
     sb.block_group_nr.set(0);
+    write(dev, &sb)
+}
+
+/// Write the primary superblock, of a filesystem that is yet to be checked.
+pub(super) fn write(dev: &Arc<dyn BlockDevice>, sb: &Superblock) -> Result<()> {
+    let mut sb = sb.clone();
     sb.state = (sb.state_flags() - State::VALID).bits().into();
     dev.write_at(superblock::OFFSET, &sb.encode())?;
     dev.flush()
 }
 
-/// Note in the superblock that the filesystem was checked, and whether it is valid; whether it was not and
-/// now is. Where no full check was made, nothing is noted.
+/// Whether the filesystem says that it is valid; `None` where it cannot be asked.
+pub(super) fn is_valid(dev: &Arc<dyn BlockDevice>) -> Option<bool> {
+    let vol = Volume::open(Arc::clone(dev), &as_it_is()).ok()?;
+    Some(vol.superblock().state_flags().contains(State::VALID))
+}
+
+/// Bring the superblock's counts up to date after a recovery that no check follows.
+pub(super) fn count(hands: &Hands<'_>, recovered: &recover::Report) -> Result<()> {
+    if !recovered.journal.needed {
+        return Ok(());
+    }
+    let write = JournalOptions::new(Arc::new(FixedClock(hands.options.check.now)));
+    let mut journal = direct::open_regardless(&Volume::open(Arc::clone(hands.dev), &as_it_is())?, write)?;
+    let mut vol = Volume::open(journal.view(), &as_it_is())?;
+    let (mut clusters, mut inodes) = (0u64, 0u64);
+    for group in vol.geometry().all_groups() {
+        let desc = vol.group(group)?;
+        clusters += u64::from(desc.free_clusters());
+        inodes += u64::from(desc.free_inodes());
+    }
+    let blocks = clusters << vol.geometry().cluster_bits;
+    let mut handle = journal.start(1)?;
+    vol.store_superblock(&mut handle, |sb| {
+        sb.set_free_blocks_count(blocks);
+        sb.free_inodes_count.set(u32::try_from(inodes).unwrap_or(u32::MAX));
+    })?;
+    journal.close()
+}
+
+/// Note in the superblock that the filesystem was checked, and whether it is valid; whether it is. Where no full check was made, nothing is noted.
 pub(super) fn settle(hands: &Hands<'_>, left: &Outcome, clerk: &Clerk<'_>) -> Result<bool> {
     if !left.opened || left.aborted || left.reason.is_none() || !clerk.repairs() {
         return Ok(false);
@@ -57,7 +92,6 @@ pub(super) fn settle(hands: &Hands<'_>, left: &Outcome, clerk: &Clerk<'_>) -> Re
     let write = JournalOptions::new(Arc::new(FixedClock(now)));
     let mut journal = direct::open_regardless(&Volume::open(Arc::clone(hands.dev), &as_it_is())?, write)?;
     let mut vol = Volume::open(journal.view(), &as_it_is())?;
-    let was = vol.superblock().state_flags().contains(State::VALID);
     let mut handle = journal.start(1)?;
     vol.store_superblock(&mut handle, |sb| {
         let mut state = sb.state_flags();
@@ -76,7 +110,7 @@ pub(super) fn settle(hands: &Hands<'_>, left: &Outcome, clerk: &Clerk<'_>) -> Re
     })?;
     let is = vol.superblock().state_flags().contains(State::VALID);
     journal.close()?;
-    Ok(is && !was)
+    Ok(is)
 }
 
 /// What was recorded about errors is dealt with.
