@@ -483,7 +483,7 @@ fn exit_codes_and_json() {
 
 /// Repair all; what is left.
 fn mend(device: &Arc<dyn BlockDevice>) -> Result<Outcome, String> {
-    let options = RepairOptions { check: options(1), journal_only: false };
+    let options = RepairOptions::new(options(1));
     let done = repair(device, &options, Answers::Yes, &mut Collect::default(), &Silent).map_err(|e| e.to_string())?;
     Ok(done.left)
 }

@@ -2,17 +2,21 @@
 //!
 //! Options and exit codes are e2fsck's. With `-n` nothing is written; otherwise the journal is recovered first.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use ext4kit::check::{
-    self, Answers, Ask, CheckOptions, Finding, Journal, JsonSink, PROBLEMS, Pass, Reason, RepairOptions, Repaired,
-    Sink, TextSink,
+    self, Answers, Ask, CheckOptions, Finding, Journal, JsonSink, Optimise, PROBLEMS, Pass, Problem, Reason,
+    RepairOptions, Repaired, Sink, TextSink,
 };
 use ext4kit::cli::{self, Failure, FsckExit, Session, Tool};
-use ext4kit::device::{Access, FileDevice, ImageSpec};
+use ext4kit::device::{Access, BlockDevice, FileDevice, ImageSpec, UndoDevice, undo};
+use ext4kit::progress::{Progress, Step};
 use ext4kit::units::Fsblk;
 use serde_json::json;
 
@@ -65,7 +69,7 @@ struct Args {
     /// With -c, keep the bad blocks known so far.
     #[arg(short = 'k')]
     keep_bad: bool,
-    /// Optimise directories.
+    /// Write all directories anew: as few blocks as they need, indexed.
     #[arg(short = 'D')]
     optimise: bool,
     /// Accepted for e2fsck's sake.
@@ -83,9 +87,22 @@ struct Args {
     /// Extended options, separated by commas.
     #[arg(short = 'E', value_name = "OPTIONS", value_delimiter = ',')]
     extended: Vec<String>,
-    /// Save what is overwritten to this file.
-    #[arg(short = 'z', value_name = "FILE")]
+    /// Save what is overwritten to this new file, durably and before it is overwritten.
+    #[arg(short = 'z', value_name = "FILE", conflicts_with = "no")]
     undo: Option<PathBuf>,
+    /// Bring the image back to what it was before the run whose -z wrote this file, and do nothing else.
+    #[arg(long = "undo", value_name = "FILE", conflicts_with_all = ["no", "yes", "preen", "auto", "undo"])]
+    bring_back: Option<PathBuf>,
+    /// With -n: exactly the problems whose ids this file lists, one a line, are expected. Exit code 0 where they are what was
+    /// found, 4 where not.
+    #[arg(long, value_name = "FILE", requires = "no")]
+    expect: Option<PathBuf>,
+    /// Give up after so many seconds, with exit code 32. What was repaired by then stays.
+    #[arg(long, value_name = "SECONDS")]
+    max_time: Option<u64>,
+    /// Give up where the maps of blocks and inodes would need more bytes than this.
+    #[arg(long, value_name = "BYTES", value_parser = cli::size_in(1))]
+    max_memory: Option<u64>,
     /// Print the result as one JSON document.
     #[arg(long)]
     json: bool,
@@ -116,25 +133,85 @@ const EXTENDED: &[(&str, bool)] = &[
 ];
 
 /// Findings go on at once as text, or are kept for one document.
-enum Report {
+enum Target {
     Text(TextSink<cli::Output>),
     Json(JsonSink),
 }
 
+struct Report {
+    target: Target,
+    /// What was found, by id.
+    ids: BTreeSet<String>,
+}
+
 impl Sink for Report {
     fn pass(&mut self, pass: Pass) {
-        match self {
-            Self::Text(s) => s.pass(pass),
-            Self::Json(s) => s.pass(pass),
+        match &mut self.target {
+            Target::Text(s) => s.pass(pass),
+            Target::Json(s) => s.pass(pass),
         }
     }
 
     fn finding(&mut self, finding: &Finding, fixed: bool) {
-        match self {
-            Self::Text(s) => s.finding(finding, fixed),
-            Self::Json(s) => s.finding(finding, fixed),
+        self.ids.insert(finding.problem.id());
+        match &mut self.target {
+            Target::Text(s) => s.finding(finding, fixed),
+            Target::Json(s) => s.finding(finding, fixed),
         }
     }
+}
+
+/// Progress that ends at some time.
+struct Deadline {
+    shown: Box<dyn Progress>,
+    end: Option<Instant>,
+}
+
+impl Progress for Deadline {
+    fn begin(&self, step: Step) {
+        self.shown.begin(step);
+    }
+
+    fn advance(&self, n: u64) {
+        self.shown.advance(n);
+    }
+
+    fn end(&self) {
+        self.shown.end();
+    }
+
+    fn cancelled(&self) -> bool {
+        self.shown.cancelled() || self.end.is_some_and(|end| Instant::now() >= end)
+    }
+}
+
+/// What is asked for beyond repairs.
+fn optimise(args: &Args) -> Optimise {
+    let has = |name: &str| args.extended.iter().any(|e| e == name);
+    Optimise {
+        directories: args.optimise,
+        bmap_to_extents: has("bmap2extent"),
+        extents: has("optimize_extents"),
+        unshare_blocks: has("unshare_blocks"),
+    }
+}
+
+/// Compare what was found with the ids that a file lists.
+fn expected(file: &Path, found: &BTreeSet<String>, exit: FsckExit) -> Result<FsckExit, Failure> {
+    let text = std::fs::read_to_string(file)?;
+    let words = text.lines().filter_map(|l| l.split('#').next().map(str::trim)).filter(|l| !l.is_empty());
+    let want: BTreeSet<String> = words.map(str::to_owned).collect();
+    if let Some(unknown) = want.iter().find(|id| Problem::from_id(id).is_none()) {
+        return Err(Failure::Usage(format!("--expect: {unknown} is the id of no problem")));
+    }
+    for id in want.difference(found) {
+        eprintln!("{id} was expected and not found");
+    }
+    for id in found.difference(&want) {
+        eprintln!("{id} was found and not expected");
+    }
+    let rest = exit - FsckExit::UNCORRECTED;
+    Ok(if want == *found { rest } else { rest | FsckExit::UNCORRECTED })
 }
 
 fn main() -> ExitCode {
@@ -151,22 +228,42 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
     let access = if args.no { Access::ReadOnly } else { Access::ReadWrite };
     // Read, not mapped: most reads are of single blocks far apart, where a page fault costs more than a call.
     let device = spec.windowed(FileDevice::open(&spec.path, access)?)?;
+    if let Some(file) = &args.bring_back {
+        let bytes = undo(&*device, file)?;
+        writeln!(session.out(), "{spec}: {bytes} bytes brought back")?;
+        return Ok(FsckExit::empty());
+    }
+    let device: Arc<dyn BlockDevice> = match &args.undo {
+        Some(file) => Arc::new(UndoDevice::create(device, file)?),
+        None => device,
+    };
+    let optimise = optimise(args);
     let options = CheckOptions {
         superblock: args.superblock.map(Fsblk),
         block_size: args.block_size,
-        force: args.force,
+        force: args.force || optimise.any(),
         now: cli::clock(&["E2FSCK_TIME", "SOURCE_DATE_EPOCH"])?.now(),
         jobs: args.jobs,
         journal: Journal::Skip,
         journal_device: args.journal.as_ref().map(|j| ImageSpec::parse(j).open(access)).transpose()?,
     };
-    let progress = session.progress(args.json || args.completion.is_none());
+    if let Some(have) = args.max_memory {
+        let need = check::memory(&device, &options)?;
+        if need > have {
+            return Err(ext4kit::Error::NoSpace { what: "bytes of memory", need, have }.into());
+        }
+    }
+    let progress = Deadline {
+        shown: session.progress(args.json || args.completion.is_none()),
+        end: args.max_time.map(|s| Instant::now() + Duration::from_secs(s)),
+    };
     let preen = args.preen || args.auto;
-    let mut report =
-        if args.json { Report::Json(JsonSink::default()) } else { Report::Text(TextSink::new(session.out(), !preen)) };
+    let target =
+        if args.json { Target::Json(JsonSink::default()) } else { Target::Text(TextSink::new(session.out(), !preen)) };
+    let mut report = Report { target, ids: BTreeSet::new() };
     let mut asker = Asker::default();
     let done = if args.no {
-        let left = check::check(&device, &options, &mut report, &*progress)?;
+        let left = check::check(&device, &options, &mut report, &progress)?;
         Repaired {
             left,
             revived: false,
@@ -184,17 +281,29 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
             _ => Answers::Ask(&mut ask),
         };
         let journal_only = args.extended.iter().any(|e| e == "journal_only");
-        let options = RepairOptions { check: options, journal_only };
-        check::repair(&device, &options, answers, &mut report, &*progress)?
+        let options = RepairOptions { check: options, journal_only, optimise };
+        check::repair(&device, &options, answers, &mut report, &progress)?
     };
-    let exit = exit_code(&done);
-    let name = spec.to_string();
-    match report {
-        Report::Text(sink) => {
+    let mut exit = exit_code(&done);
+    if let Some(file) = &args.expect {
+        exit = expected(file, &report.ids, exit)?;
+    }
+    finish(args, session, &spec.to_string(), (report, done), exit)
+}
+
+fn finish(
+    args: &Args,
+    session: &Session,
+    name: &str,
+    (report, done): (Report, Repaired),
+    exit: FsckExit,
+) -> Result<FsckExit, Failure> {
+    match report.target {
+        Target::Text(sink) => {
             sink.finish()?;
-            print_end(args, session, &name, &done)?;
+            print_end(args, session, name, &done)?;
         }
-        Report::Json(sink) => {
+        Target::Json(sink) => {
             let outcome = &done.left;
             let document = json!({
                 "image": name,
@@ -363,6 +472,13 @@ fn check_arguments(args: &Args) -> Result<(), Failure> {
     }
     if args.badblocks > 0 && (args.add_bad.is_some() || args.set_bad.is_some()) {
         return usage("-c and -l or -L exclude each other");
+    }
+    let has = |name: &str| args.extended.iter().any(|e| e == name);
+    if has("fixes_only") && (args.optimise || has("bmap2extent") || has("optimize_extents")) {
+        return usage("-E fixes_only makes nothing better: not with -D, bmap2extent or optimize_extents");
+    }
+    if args.no && (has("bmap2extent") || has("unshare_blocks") || has("optimize_extents")) {
+        return usage("-n changes nothing: bmap2extent, optimize_extents and unshare_blocks cannot be used with it");
     }
     if args.no && (args.badblocks > 0 || args.add_bad.is_some() || args.set_bad.is_some() || args.optimise) {
         return usage("-n changes nothing: -c, -l, -L and -D cannot be used with it");

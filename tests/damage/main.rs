@@ -29,7 +29,7 @@ use ext4kit::volume::{OpenOptions, Owner, Volume};
 /// The time of all checks, seconds.
 const NOW: i64 = 1_800_000_000;
 /// How long a repair may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn options() -> CheckOptions {
     CheckOptions {
@@ -159,7 +159,7 @@ fn ids(findings: &[Finding]) -> String {
 
 /// Repair `device`; what is left in a word, where anything is.
 fn mend(device: &Arc<MemoryDevice>) -> Result<(), String> {
-    let options = RepairOptions { check: options(), journal_only: false };
+    let options = RepairOptions::new(options());
     let as_device: Arc<dyn BlockDevice> = Arc::clone(device) as _;
     let mut sink = Collect::default();
     let done = catch_unwind(AssertUnwindSafe(|| repair(&as_device, &options, Answers::Yes, &mut sink, &Silent)));

@@ -73,7 +73,7 @@ impl Clinic {
             12 => self.inode(device, e),
             13 => self.hidden(device, e),
             14 => self.bit(device, e),
-            _ => self.anywhere(device, e),
+            _ => Self::anywhere(device, e),
         }
     }
 
@@ -193,7 +193,7 @@ impl Clinic {
     }
 
     /// A byte anywhere.
-    fn anywhere(&self, device: &MemoryDevice, e: &mut SeededEntropy) -> String {
+    fn anywhere(device: &MemoryDevice, e: &mut SeededEntropy) -> String {
         let at = u64::from(e.next_u32()) % device.len();
         device.write_at(at, &[e.next_u32() as u8]).unwrap();
         format!("byte at {at:x}")

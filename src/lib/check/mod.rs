@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 pub use clerk::Answers;
 pub use problem::{Ask, PROBLEMS, Pass, Preen, Problem, Row};
-pub use repair::{RepairOptions, Repaired, repair};
+pub use repair::{Optimise, RepairOptions, Repaired, repair};
 pub use report::{Args, Collect, Finding, JsonSink, Sink, Summary, TextSink};
 
 use crate::device::BlockDevice;
@@ -153,6 +153,16 @@ pub fn check(
     }
 }
 
+/// Bytes that the maps of a full check of the filesystem on `dev` may need; 0 where there is no filesystem.
+///
+/// # Errors
+/// Those of [`check`].
+pub fn memory(dev: &Arc<dyn BlockDevice>, options: &CheckOptions) -> Result<u64> {
+    let mut nobody = Collect::default();
+    let opened = open::open(dev, options, &mut Clerk::new(&mut nobody))?;
+    Ok(opened.map_or(0, |o| Ctx::memory(o.vol.geometry())))
+}
+
 fn pool(options: &CheckOptions) -> Result<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().num_threads(options.jobs).build().map_err(|_| Error::NoSpace {
         what: "threads",
@@ -199,6 +209,7 @@ fn round(
     }
     let mut ctx = Ctx::new(vol, options.now.sec, progress, pool)?;
     ctx.from_backup = opened.from_backup;
+    ctx.shares &= !hands.is_some_and(Hands::unshares);
     // The hands say whether the round is over: something was repaired, or the clerk was stopped.
     let mend = |ctx: &Ctx<'_>, found: Option<&Found>, clerk: &mut Clerk<'_>| match hands {
         Some(hands) => hands.mend(ctx, found, clerk),
@@ -229,6 +240,11 @@ fn round(
     mend!(Some(&found));
     pass34::connectivity(&ctx, &mut found, clerk);
     mend!(Some(&found));
+    if let Some(hands) = hands
+        && hands.optimise(&ctx, &found, clerk)?
+    {
+        return Ok(Round::Again);
+    }
     pass34::links(&ctx, &found, clerk)?;
     mend!(Some(&found));
     pass5::run(&mut ctx, clerk)?;

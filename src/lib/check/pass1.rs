@@ -99,7 +99,7 @@ impl Batch {
 /// Mark an inode's blocks.
 fn claim(ctx: &Ctx<'_>, h: &Harvest) {
     // Where blocks may be shared on purpose, claiming them again means nothing.
-    let shared = ctx.geo.features.ro_compat.contains(RoCompat::SHARED_BLOCKS);
+    let shared = ctx.shares;
     for (at, len) in &h.claims.ranges {
         let (from, to) = bits(ctx, *at, *len);
         if shared {

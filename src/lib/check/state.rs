@@ -13,6 +13,7 @@ use super::repair::relocate::Part;
 use super::report::{Finding, Summary};
 use crate::error::Result;
 use crate::format::csum::Checksums;
+use crate::format::features::RoCompat;
 use crate::format::superblock::Superblock;
 use crate::progress::Progress;
 use crate::units::{Fsblk, Group, Ino};
@@ -88,6 +89,8 @@ pub(super) struct Ctx<'a> {
     pub(super) unread: AtomicBool,
     /// The descriptors are a backup's: what they say of unused parts is out of date.
     pub(super) from_backup: bool,
+    /// Blocks may belong to several files.
+    pub(super) shares: bool,
     /// Where the parallel parts run.
     pub(super) pool: &'a rayon::ThreadPool,
     /// Now, seconds.
@@ -126,6 +129,7 @@ impl<'a> Ctx<'a> {
             lost: BTreeSet::new(),
             unread: AtomicBool::new(false),
             from_backup: false,
+            shares: geo.features.ro_compat.contains(RoCompat::SHARED_BLOCKS),
             pool,
             now,
             found: Bits::new(clusters)?,
@@ -136,6 +140,12 @@ impl<'a> Ctx<'a> {
             balance: Counts::new(inodes)?,
             summary: Summary::default(),
         })
+    }
+
+    /// Bytes that the maps need at most: what is not in use does not exist.
+    pub(super) const fn memory(geo: &Geometry) -> u64 {
+        let bits = 2 * geo.clusters_count() + 2 * geo.blocks_count;
+        bits / 8 + (geo.inodes_count as u64 + 1) * (1 + size_of::<i32>() as u64)
     }
 
     /// The bit of a block in `found` and `dup`.

@@ -34,6 +34,7 @@ mod open;
 pub mod overlay;
 mod record;
 pub mod replay;
+mod undo;
 mod window;
 
 pub use fault::FaultDevice;
@@ -45,6 +46,7 @@ pub use open::ImageSpec;
 pub use overlay::OverlayDevice;
 pub use record::RecordDevice;
 pub use replay::WriteLog;
+pub use undo::{UndoDevice, undo};
 pub use window::WindowDevice;
 
 use std::io::IoSlice;

@@ -13,6 +13,7 @@ use super::work::{Work, raw};
 use crate::error::Result;
 use crate::format::csum::Checksums;
 use crate::format::extent::Extent;
+use crate::format::features::RoCompat;
 use crate::format::xattr;
 use crate::units::{Fsblk, Ino, Lblk};
 use crate::volume::store::AllocRequest;
@@ -52,6 +53,14 @@ pub(super) fn mend(work: &mut Work<'_, '_>, sharers: &[Sharer], accepted: &[&Fin
     let mut owners: BTreeMap<u64, u32> = BTreeMap::new();
     for c in sharers.iter().flat_map(|s| s.clusters.iter().flat_map(Clone::clone)) {
         *owners.entry(c).or_default() += 1;
+    }
+    if ctx.geo.features.ro_compat.contains(RoCompat::SHARED_BLOCKS) {
+        // Sharing is no damage: all get their copies, or it stays as it is.
+        let copies: u64 = owners.values().map(|n| u64::from(n - 1)).sum();
+        let used: u64 = ctx.found.runs(0, ctx.geo.clusters_count()).iter().map(|r| r.end - r.start).sum();
+        if used.saturating_add(copies) > ctx.geo.clusters_count() {
+            return Ok(());
+        }
     }
     let mut claimed = Claimed { ctx, owners };
     for s in sharers {

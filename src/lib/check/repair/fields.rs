@@ -56,7 +56,7 @@ pub(super) const MENDS: &[P] = &[
 ];
 
 /// Change the features.
-fn features(work: &mut Work<'_, '_>, change: impl FnOnce(&mut Features)) -> Result<()> {
+pub(super) fn features(work: &mut Work<'_, '_>, change: impl FnOnce(&mut Features)) -> Result<()> {
     superblock(work, |sb| {
         let mut f = sb.features();
         change(&mut f);

@@ -22,6 +22,7 @@ mod fields;
 mod inode;
 mod journal;
 mod map;
+mod optimise;
 mod quota;
 mod recovery;
 mod rehash;
@@ -41,6 +42,7 @@ use super::pass1::Found;
 use super::problem::Problem as P;
 use super::report::{Finding, Sink, Summary};
 use super::state::Ctx;
+pub use optimise::Optimise;
 use work::Work;
 
 use super::{CheckOptions, Outcome, Reason, Round};
@@ -59,6 +61,15 @@ pub struct RepairOptions {
     pub check: CheckOptions,
     /// Only recover the journal, and mend what stands in its way.
     pub journal_only: bool,
+    /// What to make better when all is right.
+    pub optimise: Optimise,
+}
+
+impl RepairOptions {
+    /// Repair all, and no more.
+    pub fn new(check: CheckOptions) -> Self {
+        Self { check, journal_only: false, optimise: Optimise::default() }
+    }
 }
 
 /// What came out of a repair.
@@ -93,7 +104,13 @@ pub fn repair<'a>(
     let mut clerk = Clerk::answered(sink, answers, can_mend);
     let mut check = options.check.clone();
     let mut recovered = recover::Report::default();
-    let hands = Hands { dev, options, wants_journal: Cell::new(false), deferred: RefCell::default() };
+    let hands = Hands {
+        dev,
+        options,
+        wants_journal: Cell::new(false),
+        deferred: RefCell::default(),
+        optimised: Cell::new(false),
+    };
     let over = |clerk: &Clerk<'_>, left: Outcome, revived: bool, recovered: recover::Report| Repaired {
         left: Outcome { aborted: left.aborted || clerk.fatal, ..left },
         revived,
@@ -189,9 +206,21 @@ pub(super) struct Hands<'h> {
     wants_journal: Cell<bool>,
     /// Repairs that need space, found before pass 1.
     deferred: RefCell<Vec<Finding>>,
+    /// What was asked for beyond repairs is done.
+    optimised: Cell<bool>,
 }
 
 impl Hands<'_> {
+    /// Whether blocks that are shared on purpose are to be shared no more.
+    pub(super) const fn unshares(&self) -> bool {
+        self.options.optimise.unshare_blocks
+    }
+
+    /// Do what was asked for beyond repairs; whether something was changed.
+    pub(super) fn optimise(&self, ctx: &Ctx<'_>, found: &Found, clerk: &mut Clerk<'_>) -> Result<bool> {
+        optimise::run(self, ctx, found, clerk)
+    }
+
     /// What comes before the journal is recovered: is there a superblock, and is the journal one? Whether something was
     /// mended.
     fn prepare(
