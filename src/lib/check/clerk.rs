@@ -56,6 +56,8 @@ pub(super) struct Clerk<'a> {
     pub(super) fixed: u64,
     /// Those of them that are more than bookkeeping.
     pub(super) corrected: u64,
+    /// Bitmaps and counts are behind what was done on request: bringing them in line is no repair.
+    pub(super) own_doing: bool,
     /// The next findings are known from the round before.
     known: BTreeSet<String>,
     tries: BTreeMap<String, u8>,
@@ -82,6 +84,7 @@ impl<'a> Clerk<'a> {
             accepted: Vec::new(),
             fixed: 0,
             corrected: 0,
+            own_doing: false,
             known: BTreeSet::new(),
             tries: BTreeMap::new(),
             refused: BTreeSet::new(),
@@ -120,13 +123,17 @@ impl<'a> Clerk<'a> {
         let yes = self.repairs() && self.answer(&finding);
         self.errors += u64::from(!row.harmless && !yes);
         self.fatal |= row.fatal && !yes;
-        if self.is_new(&finding) {
+        if !(yes && self.is_own_doing(&finding)) && self.is_new(&finding) {
             self.sink.finding(&finding, yes);
         }
         if yes {
             self.accepted.push(finding);
         }
         yes
+    }
+
+    fn is_own_doing(&self, finding: &Finding) -> bool {
+        self.own_doing && finding.problem.row().pass == Pass::P5
     }
 
     fn is_new(&mut self, finding: &Finding) -> bool {
@@ -165,8 +172,10 @@ impl<'a> Clerk<'a> {
 
     /// These are being repaired.
     pub(super) fn tried(&mut self, findings: &[Finding]) {
-        self.fixed += findings.len() as u64;
-        self.corrected += findings.iter().filter(|f| !f.problem.row().minor).count() as u64;
+        let repairs = findings.iter().filter(|f| !self.is_own_doing(f));
+        let (all, more) = repairs.fold((0, 0), |(n, m), f| (n + 1, m + u64::from(!f.problem.row().minor)));
+        self.fixed += all;
+        self.corrected += more;
         for f in findings {
             *self.tries.entry(place_of(f)).or_default() += 1;
         }

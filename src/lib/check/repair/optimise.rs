@@ -43,12 +43,12 @@ pub(super) fn run(hands: &Hands<'_>, ctx: &Ctx<'_>, found: &Found, clerk: &mut C
     if !want.any() || hands.optimised.get() || clerk.errors > 0 || !clerk.repairs() || !ctx.dup.is_empty() {
         return Ok(false);
     }
+    clerk.own_doing = true;
     let mut work = Work::new(hands.dev, hands.options, ctx, true, true)?;
     let features = ctx.geo.features;
     if want.bmap_to_extents && !features.incompat.contains(Incompat::EXTENTS) {
         // With the feature, all is looked at again before anything uses it.
         super::fields::features(&mut work, |f| f.incompat |= Incompat::EXTENTS)?;
-        clerk.corrected += 1;
         work.finish()?;
         return Ok(true);
     }
@@ -68,7 +68,6 @@ pub(super) fn run(hands: &Hands<'_>, ctx: &Ctx<'_>, found: &Found, clerk: &mut C
             changed += 1;
         }
     }
-    clerk.corrected += changed;
     if changed > 0 {
         work.finish()?;
     }
