@@ -240,17 +240,17 @@ fn round(
     mend!(Some(&found));
     pass34::connectivity(&ctx, &mut found, clerk);
     mend!(Some(&found));
-    if let Some(hands) = hands
-        && hands.optimise(&ctx, &found, clerk)?
-    {
-        return Ok(Round::Again);
-    }
     pass34::links(&ctx, &found, clerk)?;
     mend!(Some(&found));
     pass5::run(&mut ctx, clerk)?;
     mend!(Some(&found));
     pass6::run(&ctx, &found, clerk);
     mend!(Some(&found));
+    if let Some(hands) = hands
+        && hands.optimise(&ctx, &found, clerk)?
+    {
+        return Ok(Round::Again);
+    }
     let summary = ctx.summary;
     Ok(Round::Over(outcome(clerk, clerk.fatal, Some(reason), summary)))
 }

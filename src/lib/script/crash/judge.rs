@@ -104,7 +104,7 @@ type Judged<T> = std::result::Result<T, Violation>;
 
 /// Recover, check and compare what `device` holds.
 pub(super) fn judge(h: &History, device: &Arc<dyn BlockDevice>, state: &CrashState, now: Timestamp) -> Judged<Passed> {
-    let options = RecoverOptions { on_damage: OnDamage::Refuse, now: Some(now) };
+    let options = RecoverOptions { on_damage: OnDamage::Refuse, now: Some(now), keep_counts: false };
     let failed = |e: crate::Error| Violation::of(Kind::Recovery, "a filesystem", e.to_string());
     recover(device, None, options).map_err(failed)?;
     checked(device, now)?;
