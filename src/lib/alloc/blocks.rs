@@ -9,6 +9,9 @@ use crate::volume::store::{AllocRequest, Allocated, BlockAlloc, InodeRequest, Me
 
 impl BlockAlloc for Allocator {
     fn allocate(&mut self, vol: &mut Volume, store: &mut dyn MetaStore, request: AllocRequest) -> Result<Allocated> {
+        if self.in_use || request.file.is_some() {
+            return self.allocate_in_use(vol, store, request);
+        }
         let geo = vol.geometry();
         let ratio = geo.cluster_ratio;
         let (want, min) = (request.len.max(1).div_ceil(ratio), request.min_len.max(1).div_ceil(ratio));
@@ -92,6 +95,10 @@ impl BlockAlloc for Allocator {
         self.release_inode(vol, store, ino, directory)
     }
 
+    fn in_use(&self) -> bool {
+        self.in_use
+    }
+
     fn free_clusters(&self, vol: &Volume, group: Group) -> u32 {
         match self.groups.get(&group) {
             Some(buddy) => buddy.free(),
@@ -115,6 +122,7 @@ impl Allocator {
         self.pending.push((group, at, len));
         self.pending_clusters += u64::from(len);
         self.free_clusters += u64::from(len);
+        self.count(len.into(), 0);
         Ok(())
     }
 

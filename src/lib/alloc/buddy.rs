@@ -49,12 +49,12 @@ pub(crate) struct Buddy {
 }
 
 impl Buddy {
-    /// From a bitmap, of which `bits` count.
+    /// From a bitmap, of which `bits` count; chunks have at most `1 << max_order` clusters.
     #[doc(alias = "ext4_mb_generate_buddy")]
-    pub(crate) fn new(map: &[u8], bits: u32) -> Self {
+    pub(crate) fn new(map: &[u8], bits: u32, max_order: u32) -> Self {
         let mut used = map.get(..bits.div_ceil(8) as usize).unwrap_or(map).to_vec();
         bitmap::set_range(&mut used, bits as usize, usize::MAX);
-        let orders = bits.max(1).ilog2() + 1;
+        let orders = bits.max(1).ilog2().min(max_order) + 1;
         let levels = (0..orders).map(|k| Level { map: vec![0; (bits >> k).div_ceil(64) as usize], count: 0 }).collect();
         let mut buddy = Self { bits, used, levels, free: 0, fragments: 0 };
         let runs: Vec<_> = bitmap::zero_runs(&buddy.used, 0, bits as usize).collect();
@@ -84,8 +84,25 @@ impl Buddy {
         at < self.bits && !bitmap::test(&self.used, at as usize)
     }
 
-    /// Length of the free run from `at` on, at most `max`.
+    /// The order of the largest free chunk.
+    #[doc(alias = "bb_largest_free_order")]
+    pub(crate) fn largest_order(&self) -> Option<u32> {
+        self.levels.iter().rposition(|l| l.count > 0).map(|k| k as u32)
+    }
+
+    /// Free clusters from `at` on in whole chunks, until there are `need`: what is left of the first chunk, and others as they
+    /// follow. May be more than `need`.
     #[doc(alias = "mb_find_extent")]
+    pub(crate) fn chunks_from(&self, at: u32, need: u32) -> u32 {
+        let mut next = at;
+        while next - at < need && self.is_free(next) {
+            let Some((start, order)) = self.chunk_at(next) else { break };
+            next = start + (1 << order);
+        }
+        next - at
+    }
+
+    /// Length of the free run from `at` on, at most `max`.
     pub(crate) fn run_at(&self, at: u32, max: u32) -> u32 {
         if !self.is_free(at) {
             return 0;
@@ -192,7 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(b: &Buddy) {
-        let fresh = Buddy::new(&b.used, b.bits);
+        let fresh = Buddy::new(&b.used, b.bits, b.levels.len() as u32 - 1);
         assert_eq!(b.free, fresh.free);
         assert_eq!(b.fragments, fresh.fragments);
         for (k, (l, f)) in b.levels.iter().zip(&fresh.levels).enumerate() {
@@ -208,7 +225,7 @@ mod tests {
     #[test]
     fn sizes_that_are_not_powers_of_two() {
         for bits in [8, 24, 1000, 1024, 8184] {
-            let mut b = Buddy::new(&vec![0; bits as usize / 8], bits);
+            let mut b = Buddy::new(&vec![0; bits as usize / 8], bits, 20);
             check(&b);
             assert_eq!((b.free(), b.average()), (bits, bits));
             b.take(3, 2);
@@ -220,13 +237,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn runs_are_measured_in_whole_chunks() {
+        let mut b = Buddy::new(&[0; 8], 64, 4);
+        b.take(0, 5);
+        assert_eq!((b.chunks_from(5, 1), b.chunks_from(5, 2), b.chunks_from(5, 12)), (1, 3, 27));
+        assert_eq!((b.chunks_from(20, 1), b.chunks_from(3, 1)), (12, 0));
+        assert_eq!(b.largest_order(), Some(4));
+    }
+
     proptest! {
         #[test]
         fn takes_and_gives_keep_it_canonical(
             bits in (1u32..40).prop_map(|n| n * 8),
+            max in 2u32..10,
             ops in proptest::collection::vec((any::<u32>(), 1u32..50), 1..60),
         ) {
-            let mut b = Buddy::new(&vec![0; bits as usize / 8], bits);
+            let mut b = Buddy::new(&vec![0; bits as usize / 8], bits, max);
             for (at, len) in ops {
                 let at = at % bits;
                 let run = b.run_at(at, len);

@@ -64,7 +64,8 @@ impl Allocator {
             Entry::Occupied(e) => Ok(e.into_mut()),
             Entry::Vacant(e) => {
                 let map = vol.block_bitmap(group)?;
-                let mut buddy = Buddy::new(&map, vol.geometry().clusters_in_group(group));
+                let geo = vol.geometry();
+                let mut buddy = Buddy::new(&map, geo.clusters_in_group(group), geo.block_bits + 1);
                 for (_, at, len) in self.pending.iter().filter(|p| p.0 == group) {
                     buddy.take(*at, *len);
                 }

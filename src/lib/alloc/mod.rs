@@ -11,6 +11,7 @@
 //! [`Filesystem`] ties a volume that is edited to its allocator. A transaction that is given up takes both with it:
 //! open anew.
 
+mod aside;
 mod blocks;
 mod buddy;
 mod claim;
@@ -18,6 +19,7 @@ mod group;
 mod inodes;
 #[cfg(test)]
 mod model_tests;
+mod regular;
 mod search;
 
 use std::collections::BTreeMap;
@@ -50,6 +52,19 @@ pub struct Allocator {
     /// Clusters of `pending`.
     pending_clusters: u64,
     preallocated: BTreeMap<Ino, Preallocation>,
+    /// Set aside for files in use.
+    aside: aside::Aside,
+    /// The group of the last request of a large file in use.
+    #[doc(alias = "s_mb_last_groups")]
+    last_group: Group,
+    /// The filesystem is in use: metadata goes where the kernel puts it.
+    in_use: bool,
+    /// Changes of the count of free clusters, one by one, since they were last asked for; kept where the filesystem is in use.
+    changes: Vec<Change>,
+    /// What is done now is writeback of what was reserved.
+    writeback: bool,
+    /// Clusters that metadata of what is done now must leave free.
+    kept: u64,
     /// Free clusters as the descriptors count them, pending ones included.
     free_clusters: u64,
     free_inodes: u64,
@@ -60,6 +75,16 @@ pub struct Allocator {
     /// Blocks of a RAID stripe; 0 or 1 where there is none.
     stripe: u32,
     system: Option<SystemZone>,
+}
+
+/// A change of the count of free clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Clusters more that are free.
+    pub free: i64,
+    /// Clusters that were claimed before some of them were taken, and are no longer.
+    #[doc(alias = "ext4_claim_free_clusters")]
+    pub claimed: i64,
 }
 
 impl Allocator {
@@ -77,6 +102,12 @@ impl Allocator {
             pending: Vec::new(),
             pending_clusters: 0,
             preallocated: BTreeMap::new(),
+            aside: aside::Aside::default(),
+            last_group: Group(0),
+            in_use: false,
+            changes: Vec::new(),
+            writeback: false,
+            kept: 0,
             free_clusters,
             free_inodes,
             privileged: true,
@@ -89,6 +120,29 @@ impl Allocator {
     /// Whether data may use the blocks reserved for the super-user (it may from the start).
     pub const fn set_privileged(&mut self, privileged: bool) {
         self.privileged = privileged;
+    }
+
+    /// The filesystem is in use from now on: blocks go where the kernel would put them, and changes are counted one by one.
+    pub const fn set_in_use(&mut self) {
+        self.in_use = true;
+    }
+
+    /// Metadata must leave so many clusters free, until the changes are taken: they are promised, or kept for what must not fail.
+    #[doc(alias = "EXT4_MB_USE_RESERVED")]
+    pub const fn keep(&mut self, clusters: u64) {
+        self.kept = clusters;
+    }
+
+    /// The changes of the count of free clusters since the last call, in order.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        (self.writeback, self.kept) = (false, 0);
+        std::mem::take(&mut self.changes)
+    }
+
+    fn count(&mut self, free: i64, claimed: i64) {
+        if self.in_use {
+            self.changes.push(Change { free, claimed });
+        }
     }
 
     /// Clusters that can be handed out now; those freed in the running transaction are not among them.

@@ -63,7 +63,7 @@ impl Allocator {
     }
 
     /// Whether a group has `least` clusters free, as far as is known without reading its bitmap.
-    fn may_have(&self, vol: &Volume, group: Group, least: u32) -> Result<bool> {
+    pub(super) fn may_have(&self, vol: &Volume, group: Group, least: u32) -> Result<bool> {
         let free = match self.groups.get(&group) {
             Some(buddy) => buddy.free(),
             None => vol.group(group)?.free_clusters(),
@@ -85,12 +85,7 @@ impl Allocator {
             }
             let base = geo.group_start(group).0 >> geo.cluster_bits;
             let buddy = self.buddy(vol, group)?;
-            let hit = buddy.runs().find_map(|r| {
-                let abs = base + u64::from(r.start);
-                let at = (abs.next_multiple_of(stripe.into()) - base) as u32;
-                (at.saturating_add(want) <= r.end).then_some(at)
-            });
-            if let Some(at) = hit {
+            if let Some(at) = aligned(buddy, base, stripe, want) {
                 return Ok(Some(Run { group, at, len: want }));
             }
         }
@@ -121,8 +116,17 @@ impl Allocator {
 }
 
 /// All groups, from `first` on and around the end.
-fn from(first: Group, groups: u32) -> impl Iterator<Item = Group> {
+pub(super) fn from(first: Group, groups: u32) -> impl Iterator<Item = Group> {
     (first.0..groups).chain(0..first.0).map(Group)
+}
+
+/// The first `want` free clusters that start at a multiple of the stripe; `base` is the group's first cluster.
+pub(super) fn aligned(buddy: &Buddy, base: u64, stripe: u32, want: u32) -> Option<u32> {
+    buddy.runs().find_map(|r| {
+        let abs = base + u64::from(r.start);
+        let at = (abs.next_multiple_of(stripe.into()) - base) as u32;
+        (at.saturating_add(want) <= r.end).then_some(at)
+    })
 }
 
 /// The start of the shortest run that holds `want`.

@@ -21,7 +21,7 @@ impl Mount {
     /// # Errors
     /// [`Error::InvalidArgument`] for what is not whole sectors; [`Error::NoSpace`].
     pub fn write_direct(&mut self, ino: Ino, pos: u64, data: &[u8]) -> Result<usize> {
-        self.on(ino, |m, i| {
+        self.changing(ino, |m, i| {
             if !pos.is_multiple_of(SECTOR) || !(data.len() as u64).is_multiple_of(SECTOR) || data.is_empty() {
                 let value = pos.to_string();
                 return Err(Error::InvalidArgument { name: "range", value, allowed: "whole sectors" });
@@ -106,7 +106,7 @@ impl Mount {
             }
         }
         let unwritten = u64::from(lblk) << self.block_bits() < i.size && self.is_extents(i);
-        let how = Create { unwritten, ..Create::default() };
+        let how = Create { unwritten, pre_io: unwritten, ..Create::default() };
         let mut tries = 0;
         loop {
             match self.map_create(i, lblk, len, how) {

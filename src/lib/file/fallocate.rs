@@ -12,9 +12,7 @@ use super::mount::{Mount, is_full};
 use crate::error::{Error, Result};
 use crate::units::{Ino, Lblk};
 use crate::volume::edit::Edit;
-
-/// One beyond the last logical block.
-const LBLK_END: u64 = 1 << 32;
+use crate::volume::extent_plan::max_len;
 
 impl Mount {
     /// Allocate `[pos, pos + len)` unwritten; the size follows unless `keep` says that it stays.
@@ -24,12 +22,11 @@ impl Mount {
     /// without an extent tree and empty ranges.
     #[doc(alias = "ext4_do_fallocate")]
     pub fn fallocate(&mut self, ino: Ino, pos: u64, len: u64, keep: bool) -> Result<()> {
-        self.on(ino, |m, i| {
+        self.changing(ino, |m, i| {
             let range = m.begin_range(i, pos, len)?;
             let size = (!keep && (range.end > i.size || range.end > i.disksize)).then_some(range.end);
-            let how = Create { unwritten: true, ..Create::default() };
             let (first, end) = (m.block_of(range.start), m.block_up(range.end));
-            m.allocate_blocks(i, first, end, size, how)
+            m.allocate_blocks(i, first, end, size, Create { unwritten: true, ..Create::default() })
         })
     }
 
@@ -39,7 +36,7 @@ impl Mount {
     /// As [`Mount::fallocate`].
     #[doc(alias = "ext4_punch_hole")]
     pub fn punch(&mut self, ino: Ino, pos: u64, len: u64) -> Result<()> {
-        self.on(ino, |m, i| {
+        self.changing(ino, |m, i| {
             let mut range = m.begin_range(i, pos, len)?;
             if range.start >= i.size {
                 return Ok(());
@@ -65,7 +62,7 @@ impl Mount {
     /// As [`Mount::fallocate`].
     #[doc(alias = "ext4_zero_range")]
     pub fn zero_range(&mut self, ino: Ino, pos: u64, len: u64, keep: bool) -> Result<()> {
-        self.on(ino, |m, i| {
+        self.changing(ino, |m, i| {
             let range = m.begin_range(i, pos, len)?;
             let block = m.block_size();
             let size = (!keep && (range.end > i.size || range.end > i.disksize)).then_some(range.end);
@@ -99,7 +96,7 @@ impl Mount {
     /// [`Error::InvalidArgument`] for a range that is not of whole clusters, or reaches the end of the file.
     #[doc(alias = "ext4_collapse_range")]
     pub fn collapse(&mut self, ino: Ino, pos: u64, len: u64) -> Result<()> {
-        self.on(ino, |m, i| {
+        self.changing(ino, |m, i| {
             let range = m.begin_range(i, pos, len)?;
             m.check_shift(&range, range.end < i.size)?;
             let from = range.start & !(PAGE - 1);
@@ -110,7 +107,7 @@ impl Mount {
             let (start, end) = (m.block_of(range.start), m.block_of(range.end));
             i.dd.remove(start..u32::MAX, &mut m.space);
             m.remove_space(i, start, end.into())?;
-            m.shift(i, end, |at| at - (end - start))?;
+            m.shift(i, end, false, end - start)?;
             i.size -= len;
             i.disksize = i.size;
             m.store_data(i)
@@ -123,7 +120,7 @@ impl Mount {
     /// [`Error::InvalidArgument`] for a range that is not of whole clusters, or begins at or behind the end of the file.
     #[doc(alias = "ext4_insert_range")]
     pub fn insert(&mut self, ino: Ino, pos: u64, len: u64) -> Result<()> {
-        self.on(ino, |m, i| {
+        self.changing(ino, |m, i| {
             let range = m.begin_range(i, pos, len)?;
             m.check_shift(&range, range.start < i.size)?;
             let from = range.start & !(PAGE - 1);
@@ -133,7 +130,8 @@ impl Mount {
             i.disksize += len;
             let (start, more) = (m.block_of(range.start), m.block_of(len));
             i.dd.remove(start..u32::MAX, &mut m.space);
-            m.shift(i, start, |at| at + more)?;
+            m.fs.alloc.release_file(&m.fs.volume, i.o.ino)?;
+            m.shift(i, start, true, more)?;
             m.store_data(i)
         })
     }
@@ -169,6 +167,8 @@ impl Mount {
         how: Create,
     ) -> Result<()> {
         let (old, bits) = (i.size, self.block_bits());
+        // What fits one extent is asked for as it is.
+        let how = Create { exact: end.saturating_sub(first) <= max_len(true), ..how };
         let (mut at, mut tries) = (first, 0);
         while at < end {
             self.make_room(Some(i))?;
@@ -232,12 +232,10 @@ impl Mount {
 
     /// Move all extents from `first` on.
     #[doc(alias = "ext4_ext_shift_extents")]
-    fn shift(&mut self, i: &mut MemInode, first: u32, to: impl Fn(u32) -> u32) -> Result<()> {
+    fn shift(&mut self, i: &mut MemInode, first: u32, up: bool, by: u32) -> Result<()> {
         i.o.inode.set_size(i.disksize);
         self.edit(|e: &mut Edit<'_>| {
-            for x in e.remove_extents(&mut i.o, Lblk(first), LBLK_END)? {
-                e.insert_extent(&mut i.o, crate::format::extent::Extent { lblk: Lblk(to(x.lblk.0)), ..x })?;
-            }
+            e.shift_extents(&mut i.o, Lblk(first), up, by)?;
             e.put(&mut i.o)
         })
     }

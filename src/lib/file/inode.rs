@@ -45,6 +45,12 @@ pub struct MemInode {
     pub flush_on_close: bool,
     /// No name leads to it any more; it is on the orphan list.
     pub unlinked: bool,
+    /// Leaves of the extent tree, outside the inode, that have been read.
+    #[doc(alias = "buffer_verified")]
+    pub leaves_read: BTreeSet<Fsblk>,
+    /// Somebody has it open for writing.
+    #[doc(alias = "i_writecount")]
+    pub open: bool,
     /// What writeback could not do; the next fsync says so, once.
     #[doc(alias = "wb_err")]
     pub lost: Option<Lost>,
@@ -96,6 +102,8 @@ impl MemInode {
             ordered: None,
             flush_on_close: false,
             unlinked: false,
+            leaves_read: BTreeSet::new(),
+            open: true,
             lost: None,
             failed: BTreeSet::new(),
             exposed: BTreeSet::new(),

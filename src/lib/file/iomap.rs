@@ -227,7 +227,7 @@ impl Mount {
                 continue;
             };
             let e = self.query(i, run.start, run.end - run.start)?;
-            let how = Create { unwritten: true, reserved: e.status == EsStatus::Delayed, ..Create::default() };
+            let how = Create { unwritten: true, ..Create::default() };
             match self.map_create(i, run.start, e.end() - run.start, how) {
                 Ok(m) => {
                     commits = 0;

@@ -1,23 +1,32 @@
 //! What blocks of a file are, and making them something else: look-up, delayed, allocated, converted. Kernel names:
 //! `ext4_map_blocks`, `ext4_da_map_blocks`. Units: logical blocks.
 
+use std::ops::ControlFlow;
+
 use super::delalloc::Allocation as _;
 use super::extent_status::{EsEntry, EsStatus, MAX_BLOCKS};
 use super::inode::{Disk, MemInode};
 use super::mount::Mount;
 use crate::error::{Error, Result};
-use crate::format::extent::{Entries, Node};
+use crate::format::extent::{Entries, Extent, Node};
 use crate::units::{Fsblk, Lblk};
-use crate::volume::{Mapping, Wanted};
+use crate::volume::store::{BlockAlloc as _, FileInUse};
+use crate::volume::{MapEvent, Mapping, Wanted};
 
 /// How blocks are to be mapped.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Create {
     /// As unwritten; what is unwritten already stays so.
     pub(super) unwritten: bool,
-    /// Delayed allocation has reserved the clusters.
+    /// The data comes next, and then the end of its I/O: what is unwritten stays apart until then.
+    #[doc(alias = "EXT4_GET_BLOCKS_PRE_IO")]
+    pub(super) pre_io: bool,
+    /// This is writeback of what was reserved.
     #[doc(alias = "EXT4_GET_BLOCKS_DELALLOC_RESERVE")]
-    pub(super) reserved: bool,
+    pub(super) writeback: bool,
+    /// Nothing is to be set aside beyond what is asked for.
+    #[doc(alias = "EXT4_GET_BLOCKS_NO_NORMALIZE")]
+    pub(super) exact: bool,
     /// Written blocks become unwritten ones.
     #[doc(alias = "EXT4_GET_BLOCKS_CONVERT_UNWRITTEN")]
     pub(super) reset: bool,
@@ -45,7 +54,7 @@ impl Mount {
         let all = match self.fs.volume.map(i.o.owner(), Lblk(lblk))? {
             Mapping::Hole { .. } => self.hole_around(i, lblk)?,
             Mapping::Mapped { pblk, len, unwritten } => {
-                learn_leaf(i)?;
+                self.learn_leaf(i, lblk)?;
                 let status = if unwritten { EsStatus::Unwritten } else { EsStatus::Written };
                 let len = u32::try_from(len).unwrap_or(u32::MAX).min(want.end - lblk);
                 EsEntry { lblk: Lblk(lblk), len, status, pblk }
@@ -61,7 +70,7 @@ impl Mount {
     fn hole_around(&self, i: &mut MemInode, lblk: u32) -> Result<EsEntry> {
         let extents = self.is_extents(i);
         if extents {
-            learn_leaf(i)?;
+            self.learn_leaf(i, lblk)?;
         }
         let all = if extents { self.fs.volume.extents(i.o.owner())? } else { Vec::new() };
         let at = all.partition_point(|e| e.lblk.0 <= lblk);
@@ -100,10 +109,16 @@ impl Mount {
     /// Map blocks from `lblk` on, at least one and at most `len`, allocating or converting as `how` says.
     #[doc(alias = "ext4_map_blocks")]
     pub(super) fn map_create(&mut self, i: &mut MemInode, lblk: u32, len: u32, how: Create) -> Result<Mapped> {
+        // What is known of the blocks bounds one step; delayed ones have their clusters reserved.
+        let known = self.query(i, lblk, len)?;
+        let len = known.len;
+        self.learn_leaf(i, lblk)?;
         let found = self.fs.volume.map(i.o.owner(), Lblk(lblk))?;
         let (pblk, have, unwritten) = match found {
             Mapping::Mapped { pblk, len: have, unwritten } => (pblk, have, unwritten),
-            Mapping::Hole { .. } => return self.allocate(i, lblk, len, how),
+            Mapping::Hole { .. } => {
+                return self.allocate(i, lblk, len, how, known.status == EsStatus::Delayed);
+            }
         };
         let len = u32::try_from(have).unwrap_or(u32::MAX).min(len);
         let status = if unwritten { EsStatus::Unwritten } else { EsStatus::Written };
@@ -115,6 +130,12 @@ impl Mount {
             }
             EsStatus::Unwritten if !how.unwritten => self.initialise(i, e),
             _ => {
+                if how.pre_io && unwritten {
+                    self.edit(|edit| {
+                        edit.split_for_io(&mut i.o, e.lblk, Lblk(e.end()))?;
+                        edit.put(&mut i.o)
+                    })?;
+                }
                 if i.dd.es().lookup(Lblk(lblk)).is_none_or(|had| had.clip(&(lblk..e.end())) != e) {
                     i.dd.insert_allocated(e, false, &mut self.space);
                 }
@@ -123,7 +144,8 @@ impl Mount {
         }
     }
 
-    fn allocate(&mut self, i: &mut MemInode, lblk: u32, len: u32, how: Create) -> Result<Mapped> {
+    /// Allocate for a hole; `reserved` where delayed allocation has reserved the clusters.
+    fn allocate(&mut self, i: &mut MemInode, lblk: u32, len: u32, how: Create, reserved: bool) -> Result<Mapped> {
         let geo = self.fs.volume.geometry();
         let (ratio, bits) = (geo.cluster_ratio, geo.cluster_bits);
         let offset = lblk & (ratio - 1);
@@ -132,7 +154,7 @@ impl Mount {
             let first = lblk & !(ratio - 1);
             Disk { vol: &self.fs.volume, o: &i.o }.any_mapped(first..first.saturating_add(ratio))?
         };
-        if !how.reserved && !shares {
+        if !reserved && !shares {
             // What is not reserved must be claimed, half of it where there is not enough.
             let hole = match self.fs.volume.map(i.o.owner(), Lblk(lblk))? {
                 Mapping::Hole { len } => u32::try_from(len).unwrap_or(u32::MAX),
@@ -151,9 +173,21 @@ impl Mount {
             len = u32::try_from(most).unwrap_or(u32::MAX).min(len);
         }
         let wanted = Wanted { lblk: Lblk(lblk), len, unwritten: how.unwritten, ahead: 0 };
+        let file = self.fs.alloc.in_use().then_some(FileInUse {
+            size: i.size,
+            exact: how.exact,
+            reserved,
+            writeback: how.writeback,
+            apart: how.pre_io && how.unwritten,
+            open: i.open,
+            ..FileInUse::default()
+        });
         i.o.inode.set_size(i.disksize);
+        if !how.writeback {
+            self.fs.alloc.keep(self.space.dirty.exact() + self.space.pool);
+        }
         let got = self.edit(|e| {
-            let got = e.allocate_range(&mut i.o, wanted)?;
+            let got = e.allocate_in_use(&mut i.o, wanted, file)?;
             e.put(&mut i.o)?;
             Ok(got)
         })?;
@@ -164,7 +198,8 @@ impl Mount {
         }
         let status = if got.unwritten { EsStatus::Unwritten } else { EsStatus::Written };
         let e = EsEntry { lblk: got.lblk, len: got.len, status, pblk: got.pblk };
-        i.dd.insert_allocated(e, how.reserved, &mut self.space);
+        self.learn_leaf(i, lblk)?;
+        i.dd.insert_allocated(e, reserved, &mut self.space);
         self.expose(i, &e);
         Ok(Mapped { e, new: true })
     }
@@ -188,6 +223,7 @@ impl Mount {
     /// Make all that is mapped of `[start, end)` written, or unwritten.
     #[doc(alias = "ext4_convert_unwritten_extents")]
     pub(super) fn convert(&mut self, i: &mut MemInode, start: u32, end: u64, unwritten: bool) -> Result<()> {
+        self.learn_leaf(i, start)?;
         i.o.inode.set_size(i.disksize);
         self.edit(|e| {
             e.convert_extents(&mut i.o, Lblk(start), end, unwritten)?;
@@ -226,6 +262,7 @@ impl Mount {
         i.exposed.retain(|b| !gone(b));
         i.failed.retain(|b| !gone(b));
         i.o.inode.set_size(i.disksize);
+        self.fs.alloc.release_file(&self.fs.volume, i.o.ino)?;
         self.edit(|e| {
             let had = journalled.then(|| e.vol.extents(i.o.owner())).transpose()?;
             e.remove_blocks(&mut i.o, Lblk(start), end)?;
@@ -252,20 +289,56 @@ impl Mount {
     }
 }
 
-/// Note the extents of a tree that is all in its inode, and the holes between them: a look-up passes them all.
-#[doc(alias = "ext4_cache_extents")]
-fn learn_leaf(i: &mut MemInode) -> Result<()> {
-    let leaf = Node::decode(&i.o.inode.block_area())?;
-    let Entries::Leaf(extents) = leaf.entries else { return Ok(()) };
-    let mut end = None;
-    for x in extents {
-        if let Some(end) = end.filter(|end| *end < x.lblk.0) {
-            let len = x.lblk.0 - end;
-            i.dd.learn(EsEntry { lblk: Lblk(end), len, status: EsStatus::Hole, pblk: Fsblk(0) });
+impl Mount {
+    /// Note the extents of the leaf that holds `lblk`, and the holes between them: a look-up passes them all. A leaf outside the
+    /// inode is noted when it is first read.
+    #[doc(alias = "ext4_cache_extents")]
+    fn learn_leaf(&self, i: &mut MemInode, lblk: u32) -> Result<()> {
+        if !self.is_extents(i) {
+            return Ok(());
         }
-        let status = if x.unwritten { EsStatus::Unwritten } else { EsStatus::Written };
-        i.dd.learn(EsEntry { lblk: x.lblk, len: x.len, status, pblk: x.pblk });
-        end = Some(x.lblk.0 + x.len);
+        let leaf = match Node::decode(&i.o.inode.block_area())?.entries {
+            Entries::Leaf(extents) => {
+                i.leaves_read.clear();
+                extents
+            }
+            Entries::Index(_) => {
+                let (block, extents) = self.leaf_holding(i, lblk)?;
+                if !i.leaves_read.insert(block) {
+                    return Ok(());
+                }
+                extents
+            }
+        };
+        let mut end = None;
+        for x in leaf {
+            if let Some(end) = end.filter(|end| *end < x.lblk.0) {
+                let len = x.lblk.0 - end;
+                i.dd.learn(EsEntry { lblk: Lblk(end), len, status: EsStatus::Hole, pblk: Fsblk(0) });
+            }
+            let status = if x.unwritten { EsStatus::Unwritten } else { EsStatus::Written };
+            i.dd.learn(EsEntry { lblk: x.lblk, len: x.len, status, pblk: x.pblk });
+            end = Some(x.lblk.0 + x.len);
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// The leaf where `lblk` belongs: where it is, and what it holds.
+    fn leaf_holding(&self, i: &MemInode, lblk: u32) -> Result<(Fsblk, Vec<Extent>)> {
+        let (mut at, mut all) = (Fsblk(0), Vec::new());
+        self.fs.volume.walk_map(i.o.owner(), &mut |event| {
+            match event {
+                MapEvent::Node { block, depth: 0, lblk: first } => {
+                    if first.0 > lblk && at != Fsblk(0) {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    (at, all) = (block, Vec::new());
+                }
+                MapEvent::Node { .. } => {}
+                MapEvent::Data(e) => all.push(e),
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok((at, all))
+    }
 }

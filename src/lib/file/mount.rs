@@ -19,6 +19,7 @@ use crate::format::inode::InodeFlags;
 use crate::journal::{Journal, JournalOptions, direct};
 use crate::units::{Fsblk, Ino};
 use crate::volume::edit::Edit;
+use crate::volume::store::BlockAlloc as _;
 use crate::volume::{MapKind, OpenInode, OpenOptions, Volume};
 
 /// Metadata blocks that must fit the running transaction before an operation starts; else it is committed.
@@ -36,6 +37,9 @@ pub struct Mount {
     pub(super) inodes: BTreeMap<Ino, MemInode>,
     /// Memory of folios that went with their file.
     pub(super) spare: Spare,
+    /// Files that were changed since they were last written back for the filesystem's sake, in the order in which they were.
+    #[doc(alias = "b_dirty")]
+    pub(super) dirtied: Vec<Ino>,
     pub(super) now: Timestamp,
 }
 
@@ -51,14 +55,16 @@ impl Mount {
         let has_log = volume.superblock().features().compat.contains(crate::format::features::Compat::HAS_JOURNAL);
         let journal = if has_log { Journal::open(&volume, None, with)? } else { direct::open(&volume, with)? };
         drop(volume);
-        let fs = Filesystem::open(journal.view(), &OpenOptions::default())?;
+        let mut fs = Filesystem::open(journal.view(), &OpenOptions::default())?;
+        fs.alloc.set_in_use();
         Ok(Self::over(journal, fs, options, now))
     }
 
     /// Over a journal and a filesystem that are in use already. Nothing is looked at.
     pub fn over(journal: Journal, fs: Filesystem, options: MountOptions, now: Timestamp) -> Self {
+        let (inodes, dirtied, spare) = (BTreeMap::new(), Vec::new(), Spare::default());
         let space = Self::count(&fs, &options);
-        Self { journal, fs, options, space, inodes: BTreeMap::new(), spare: Spare::default(), now }
+        Self { journal, fs, options, space, inodes, spare, dirtied, now }
     }
 
     fn count(fs: &Filesystem, options: &MountOptions) -> Space {
@@ -152,6 +158,7 @@ impl Mount {
     pub fn forget(&mut self, ino: Ino) {
         if let Some(mut i) = self.inodes.remove(&ino) {
             i.dd.remove(0..u32::MAX, &mut self.space);
+            self.dirtied.retain(|d| *d != ino);
             self.spare = i.cache.into_spare();
         }
     }
@@ -174,6 +181,14 @@ impl Mount {
         done
     }
 
+    /// An operation that changes a file.
+    pub(super) fn changing<T>(&mut self, ino: Ino, f: impl FnOnce(&mut Self, &mut MemInode) -> Result<T>) -> Result<T> {
+        if !self.dirtied.contains(&ino) {
+            self.dirtied.push(ino);
+        }
+        self.on(ino, f)
+    }
+
     /// Commit, where the running transaction has little room left.
     pub(super) fn make_room(&mut self, current: Option<&mut MemInode>) -> Result<()> {
         let (room, most) = (self.journal.room(), self.journal.max_blocks());
@@ -188,12 +203,11 @@ impl Mount {
 
     /// Change the filesystem in the running transaction.
     pub(super) fn edit<T>(&mut self, f: impl FnOnce(&mut Edit<'_>) -> Result<T>) -> Result<T> {
-        let before = self.fs.alloc.counted_clusters();
         let credits = u32::try_from(self.journal.room()).unwrap_or(u32::MAX);
+        let before = self.fs.alloc.counted_clusters();
         let mut handle = self.journal.start(credits)?;
         let done = f(&mut self.fs.edit(&mut handle));
-        let after = self.fs.alloc.counted_clusters();
-        self.space.free.add(after as i64 - before as i64);
+        self.count_changes(before);
         done
     }
 
@@ -207,13 +221,35 @@ impl Mount {
         f: impl for<'x> FnOnce(Edit<'x>, &'x mut C) -> Result<T>,
     ) -> Result<T> {
         self.make_room(None)?;
-        let before = self.fs.alloc.counted_clusters();
         let credits = u32::try_from(self.journal.room()).unwrap_or(u32::MAX);
+        let before = self.fs.alloc.counted_clusters();
         let mut handle = self.journal.start(credits)?;
         let done = f(self.fs.edit(&mut handle), context);
-        let after = self.fs.alloc.counted_clusters();
-        self.space.free.add(after as i64 - before as i64);
+        self.count_changes(before);
         done
+    }
+
+    /// Count what was allocated and freed: one by one where blocks go where the kernel puts them, for the counters are approximate by
+    /// what they have seen.
+    fn count_changes(&mut self, before: u64) {
+        if !self.fs.alloc.in_use() {
+            let after = self.fs.alloc.counted_clusters();
+            return self.space.free.add(after as i64 - before as i64);
+        }
+        for c in self.fs.alloc.take_changes() {
+            self.space.dirty.add(c.claimed);
+            self.space.free.add(c.free);
+            self.space.dirty.add(-c.claimed);
+        }
+    }
+
+    /// A process opens a file for writing.
+    pub fn open(&mut self, ino: Ino) -> Result<()> {
+        self.load(ino)?;
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.open = true;
+        }
+        Ok(())
     }
 
     /// Store the inode, with the size that the disk is to show.

@@ -29,7 +29,7 @@ impl Mount {
     /// # Errors
     /// As [`Mount::write`], and those of `from`; what it gave before is written.
     pub fn write_from(&mut self, ino: Ino, pos: u64, from: &mut dyn IovIter) -> Result<usize> {
-        self.on(ino, |m, i| {
+        self.changing(ino, |m, i| {
             m.touch(i)?;
             let taken = m.path_of(i).write(m, i, pos, from)?;
             m.balance(i, taken as u64)?;
@@ -56,7 +56,7 @@ impl Mount {
     /// [`crate::Error::InvalidArgument`] for a page behind the end of the file, [`crate::Error::NoSpace`]: a process would
     /// be sent `SIGBUS`.
     pub fn store_mapped(&mut self, ino: Ino, pos: u64, data: &[u8]) -> Result<()> {
-        self.on(ino, |m, i| {
+        self.changing(ino, |m, i| {
             let page = pos >> super::folio::PAGE_BITS;
             if pos & !(super::folio::PAGE - 1) < i.size {
                 m.store(i)?;
@@ -110,14 +110,20 @@ impl Mount {
     }
 
     fn write_back_all(&mut self) -> Result<()> {
-        let all: Vec<Ino> = self.inodes.keys().copied().collect();
-        for ino in all {
-            match self.write_back(ino, 0..u64::MAX) {
-                Err(e) if super::mount::is_full(&e) => {}
-                done => done?,
+        for ino in self.take_dirtied() {
+            if self.inodes.contains_key(&ino) {
+                full_is_no_error(self.write_back(ino, 0..u64::MAX))?;
             }
         }
         Ok(())
+    }
+
+    /// All files in memory in the order in which they became dirty; those that did not, last.
+    fn take_dirtied(&mut self) -> Vec<Ino> {
+        let mut all = std::mem::take(&mut self.dirtied);
+        let rest: Vec<Ino> = self.inodes.keys().copied().filter(|i| !all.contains(i)).collect();
+        all.extend(rest);
+        all
     }
 
     /// Commit the running transaction without writing back first.
@@ -134,6 +140,7 @@ impl Mount {
         self.inodes.insert(ino, std::mem::replace(i, empty));
         let done = self.write_back_all();
         *i = self.take(ino)?;
+        self.dirtied.push(ino);
         done
     }
 
@@ -172,6 +179,12 @@ impl Mount {
     #[doc(alias = "ext4_release_file")]
     pub fn close(&mut self, ino: Ino) -> Result<()> {
         self.release(ino)?;
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.open = false;
+            if i.dd.reserved() == 0 {
+                self.fs.alloc.release_file(&self.fs.volume, ino)?;
+            }
+        }
         if self.inodes.get(&ino).is_some_and(|i| i.unlinked) { self.evict(ino) } else { Ok(()) }
     }
 
@@ -225,6 +238,7 @@ impl Mount {
         self.make_room(Some(&mut i))?;
         self.leave_orphans(&i)?;
         i.dd.remove(0..u32::MAX, &mut self.space);
+        self.fs.alloc.release_file(&self.fs.volume, ino)?;
         let now = self.now;
         let journalled = self.journals_data(&i);
         self.edit(|e: &mut Edit<'_>| {
@@ -281,5 +295,13 @@ impl Mount {
         }
         self.sync()?;
         self.journal.close()
+    }
+}
+
+/// Writeback for the filesystem's sake goes on with the next file where one has no room.
+fn full_is_no_error(done: Result<()>) -> Result<()> {
+    match done {
+        Err(e) if super::mount::is_full(&e) => Ok(()),
+        done => done,
     }
 }

@@ -23,7 +23,7 @@ impl Mount {
     /// Those of changing the filesystem.
     #[doc(alias = "ext4_setattr")]
     pub fn truncate(&mut self, ino: Ino, size: u64) -> Result<()> {
-        self.on(ino, |m, i| m.set_size(i, size))
+        self.changing(ino, |m, i| m.set_size(i, size))
     }
 
     pub(super) fn set_size(&mut self, i: &mut MemInode, size: u64) -> Result<()> {
@@ -125,7 +125,7 @@ impl Mount {
         if journalled {
             let bytes = f.data[start..start + block as usize].to_vec();
             self.write_block(true, b.pblk, &bytes)?;
-        } else if !b.unwritten && !b.delay && self.orders_data(i) {
+        } else if self.orders_data(i) {
             i.order(from..from + len);
         }
         Ok(())

@@ -48,7 +48,7 @@ struct Pass {
     /// Everything up to the end of the range or of the file has been looked at.
     finished: bool,
     map: Gathered,
-    /// Mapped unwritten in this round: to be converted.
+    /// Mapped unwritten: to be converted when the data is on the device.
     convert: Vec<Range<u32>>,
 }
 
@@ -102,7 +102,8 @@ impl Mount {
         };
         let done = self.write_pass(i, &mut pass);
         let sent = self.flush_bio(i);
-        done.and(sent)
+        let ended = self.end_all_io(i, &mut pass);
+        done.and(sent).and(ended)
     }
 
     /// All rounds of a pass.
@@ -120,17 +121,16 @@ impl Mount {
                 done = self.map_and_submit(i, pass);
             }
             self.flush_bio(i)?;
-            for r in std::mem::take(&mut pass.convert) {
-                self.end_io(i, r)?;
-            }
             match done {
                 Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 && self.may_commit() => {
+                    self.end_all_io(i, pass)?;
                     // What was freed can be handed out after a commit; what was gathered is gathered anew.
                     commits += 1;
                     pass.finished = false;
                     self.commit(Some(i))?;
                 }
                 Err(e) if is_full(&e) => {
+                    self.end_all_io(i, pass)?;
                     // Nothing is left: what was promised cannot be kept. The data is lost, the reservation is not.
                     let lost = pass.map;
                     let bits = self.block_bits();
@@ -145,6 +145,15 @@ impl Mount {
                     commits = 0;
                 }
             }
+        }
+        self.end_all_io(i, pass)
+    }
+
+    /// The data that was submitted is on the device: what was allocated unwritten for it becomes written.
+    #[doc(alias = "ext4_end_io_rsv_work")]
+    fn end_all_io(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
+        for r in std::mem::take(&mut pass.convert) {
+            self.end_io(i, r)?;
         }
         Ok(())
     }
@@ -237,7 +246,7 @@ impl Mount {
         let mut progress = false;
         let mut done = Ok(());
         while pass.map.len > 0 {
-            let how = Create { unwritten, reserved: pass.map.delay, ..Create::default() };
+            let how = Create { unwritten, pre_io: unwritten, writeback: pass.map.delay, ..Create::default() };
             match self.map_create(i, pass.map.lblk, pass.map.len, how) {
                 Ok(m) => {
                     progress = true;

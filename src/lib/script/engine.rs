@@ -178,7 +178,7 @@ impl<'s> Engine<'s> {
                 None => Ok(n.make(Ino::ROOT, name.as_bytes(), What::File, &Attributes::root(0o644))?.ino),
             }
         })?;
-        self.mount.load(ino)?;
+        self.mount.open(ino)?;
         self.open.insert(name.to_owned(), ino);
         Ok(ino)
     }
@@ -297,10 +297,9 @@ impl<'s> Engine<'s> {
         };
         let (old, new) = self.mount.with_edit(&mut (), |e, ()| Ok((find(&e, from)?, find(&e, to)?)))?;
         let ino = old.ok_or_else(|| Error::NotFound { path: from.as_bytes().to_vec() })?;
-        if let Some(gone) = new.filter(|n| *n != ino) {
+        if new.is_some_and(|n| n != ino) {
             self.mount.before_replace(ino)?;
             self.unlink(to, true)?;
-            self.mount.load(gone)?;
         }
         self.mount.with_edit(&mut self.names, |edit, names| {
             Namei::new(edit, names).rename(Ino::ROOT, from.as_bytes(), Ino::ROOT, to.as_bytes(), false)

@@ -6,9 +6,10 @@
 //! entries fit the inode again goes back there. An index entry always holds the first block that is below it.
 //! Blocks of the file are neither allocated nor freed here; nodes are.
 
+use super::MapKind;
 use super::block_map::child_starts_right;
 use super::edit::{Edit, OpenInode, modify_block};
-use super::extent_plan::{clip, converted, inserted, max_len, removed};
+use super::extent_plan::{clip, converted, inserted, inserted_apart, max_len, removed};
 use crate::error::{Error, Flaw, Place, Result, Structure};
 use crate::format::extent::{self, Entries, Extent, Index, MAX_DEPTH, Node};
 use crate::format::inode::{BLOCK_LEN, InodeFlags};
@@ -74,17 +75,22 @@ impl Edit<'_> {
     /// [`Error::NoSpace`] where a node cannot be allocated; [`Error::Corrupt`] where a block is mapped already.
     #[doc(alias = "ext4_ext_insert_extent")]
     pub fn insert_extent(&mut self, o: &mut OpenInode, new: Extent) -> Result<()> {
+        self.insert_pieces(o, new, false)
+    }
+
+    /// Map `new`; `apart` as extents of its own, not joined with neighbours.
+    pub(super) fn insert_pieces(&mut self, o: &mut OpenInode, new: Extent, apart: bool) -> Result<()> {
         let (mut at, end) = (u64::from(new.lblk.0), new.end());
         while at < end {
             let stop = at.saturating_add(max_len(new.unwritten).into());
             let Some(piece) = clip(&new, at, stop) else { break };
-            self.insert_one(o, piece).map_err(|e| e.at(Place::inode(o.ino).in_lblk(piece.lblk)))?;
+            self.insert_one(o, piece, apart).map_err(|e| e.at(Place::inode(o.ino).in_lblk(piece.lblk)))?;
             at = piece.end();
         }
         Ok(())
     }
 
-    fn insert_one(&mut self, o: &mut OpenInode, new: Extent) -> Result<()> {
+    fn insert_one(&mut self, o: &mut OpenInode, new: Extent, apart: bool) -> Result<()> {
         // Each round splits or deepens; a tree of the greatest depth has room after as many rounds.
         for _ in 0..=MAX_DEPTH.saturating_add(1) {
             let path = self.extent_path(o, new.lblk)?;
@@ -97,9 +103,10 @@ impl Edit<'_> {
                 let detail = "a block is mapped twice";
                 return Err(Error::corrupt(Flaw::Inconsistent { of: Structure::ExtentNode, detail }, Place::FS));
             }
-            let merged = inserted(leaf, new);
+            let merged = if apart { inserted_apart(leaf, new) } else { inserted(leaf, new) };
             if merged.len() <= usize::from(last.node.max) {
-                return self.replace_leaf(o, path, merged);
+                self.replace_leaf(o, path, merged)?;
+                return if apart { Ok(()) } else { self.merge_up(o) };
             }
             self.make_room(o, &path, new.lblk)?;
         }
@@ -120,6 +127,7 @@ impl Edit<'_> {
             if changed.len() <= usize::from(last.node.max) {
                 if changed[..] != *leaf {
                     self.replace_leaf(o, path, changed)?;
+                    self.merge_up(o)?;
                 }
                 at = next;
                 continue;
@@ -147,7 +155,7 @@ impl Edit<'_> {
         let hole = {
             let path = self.extent_path(o, start)?;
             let leaf = path.last().map(|s| leaf_of(&s.node)).unwrap_or_default();
-            leaf.iter().any(|e| u64::from(e.lblk.0) < from && e.end() > end)
+            leaf.iter().any(|e| u64::from(e.lblk.0) < from && e.end() > end) || self.alloc.in_use()
         };
         if let (true, Ok(cut)) = (hole, u32::try_from(end)) {
             self.split_extent(o, Lblk(cut))?;
@@ -159,9 +167,45 @@ impl Edit<'_> {
                 root = Node { generation: root.generation, ..empty_root() };
             }
             store_root(o, &root);
-            self.shrink_tree(o)?;
+            if !self.alloc.in_use() {
+                self.shrink_tree(o)?;
+            }
         }
         Ok(cut)
+    }
+
+    /// After something was joined: a file in use gets a tree that fits the inode again.
+    fn merge_up(&mut self, o: &mut OpenInode) -> Result<()> {
+        if self.alloc.in_use() && self.extent_depth(o)? == 1 { self.shrink_tree(o) } else { Ok(()) }
+    }
+
+    /// Make `start..end`, part of one unwritten extent that is about to be written, an extent of its own.
+    #[doc(alias = "ext4_split_convert_extents")]
+    pub fn split_for_io(&mut self, o: &mut OpenInode, start: Lblk, end: Lblk) -> Result<()> {
+        self.split_extent(o, end)?;
+        self.split_extent(o, start)
+    }
+
+    /// Move all extents from `first` on up or down by `by` blocks; where they go nothing is mapped.
+    #[doc(alias = "ext4_ext_shift_extents")]
+    pub fn shift_extents(&mut self, o: &mut OpenInode, first: Lblk, up: bool, by: u32) -> Result<()> {
+        let to = |l: Lblk| if up { l.saturating_add(by) } else { Lblk(l.0.saturating_sub(by)) };
+        self.split_extent(o, first)?;
+        let path = self.extent_path(o, first)?;
+        let Some(last) = path.last() else { return Ok(()) };
+        if path.iter().take(path.len().saturating_sub(1)).all(|s| s.node.len() == 1) {
+            // One leaf: it is changed where it is.
+            let mut moved: Vec<Extent> = Vec::new();
+            for e in leaf_of(&last.node) {
+                let e = if e.lblk < first { *e } else { Extent { lblk: to(e.lblk), ..*e } };
+                moved = if e.lblk < first && up { inserted_apart(&moved, e) } else { inserted(&moved, e) };
+            }
+            return self.replace_leaf(o, path, moved);
+        }
+        for x in self.remove_extents(o, first, LBLK_END)? {
+            self.insert_extent(o, Extent { lblk: to(x.lblk), ..x })?;
+        }
+        Ok(())
     }
 
     /// Cut `start..end` out of what is below `node`; whether the node itself changed. Recursion is bounded by depth.
@@ -357,10 +401,10 @@ impl Edit<'_> {
             return Err(too_deep());
         }
         let goal = match &root.entries {
-            Entries::Leaf(v) => v.first().map(|e| e.pblk),
-            Entries::Index(v) => v.first().map(|i| i.child),
+            Entries::Leaf(_) => self.vol.inode_goal(o),
+            Entries::Index(v) => v.first().map(|i| i.child).unwrap_or_default(),
         };
-        let child = self.allocate_metadata(o, goal.unwrap_or_default())?;
+        let child = self.allocate_metadata(o, goal)?;
         let lblk = first_key(&root).unwrap_or_default();
         let top = Node {
             depth: root.depth.saturating_add(1),
@@ -418,6 +462,25 @@ impl Edit<'_> {
             v.insert(top.pos.saturating_add(1).min(v.len()), Index { lblk: border, child });
         }
         self.store_step(o, &Step { block: top.block, node, pos: top.pos })
+    }
+
+    /// The extents before and behind an unmapped block.
+    #[doc(alias = "ext4_ext_search_left")]
+    #[doc(alias = "ext4_ext_search_right")]
+    pub(super) fn neighbours(&self, o: &OpenInode, lblk: Lblk) -> Result<(Option<Extent>, Option<Extent>)> {
+        if self.vol.map_kind(&o.inode) != MapKind::Extents {
+            return Ok((None, None));
+        }
+        let path = self.extent_path(o, lblk)?;
+        let Some(last) = path.last() else { return Ok((None, None)) };
+        let leaf = leaf_of(&last.node);
+        let before = last.pos.checked_sub(1).and_then(|i| leaf.get(i)).copied();
+        let after = match (leaf.get(last.pos), u32::try_from(next_leaf_key(&path))) {
+            (Some(e), _) => Some(*e),
+            (None, Ok(next)) => self.extent_path(o, Lblk(next))?.last().and_then(|s| leaf_of(&s.node).first().copied()),
+            (None, Err(_)) => None,
+        };
+        Ok((before, after))
     }
 
     /// Where blocks for `lblk` should go, by what is mapped near it: the block that would continue the extent before,

@@ -49,6 +49,13 @@ pub fn inserted(leaf: &[Extent], new: Extent) -> Vec<Extent> {
     out
 }
 
+/// Put `new` into a leaf as an extent of its own.
+pub fn inserted_apart(leaf: &[Extent], new: Extent) -> Vec<Extent> {
+    let mut out = leaf.to_vec();
+    out.insert(leaf.partition_point(|e| e.lblk <= new.lblk), new);
+    out
+}
+
 /// Append, or lengthen the last extent.
 fn push_merged(out: &mut Vec<Extent>, e: Extent) {
     match out.last_mut() {

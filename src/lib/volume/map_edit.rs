@@ -8,7 +8,7 @@
 
 use super::edit::{Edit, OpenInode};
 use super::extent_edit::LBLK_END;
-use super::store::AllocRequest;
+use super::store::{AllocRequest, FileInUse};
 use super::{MapKind, Mapping, Volume};
 use crate::env::Timestamp;
 use crate::error::{Place, Result};
@@ -67,6 +67,13 @@ impl Edit<'_> {
         }
     }
 
+    fn map_apart(&mut self, o: &mut OpenInode, new: Extent, apart: bool) -> Result<()> {
+        match self.vol.map_kind(&o.inode) {
+            MapKind::Extents => self.insert_pieces(o, new, apart),
+            _ => self.insert_indirect(o, new),
+        }
+    }
+
     /// Where a block for `lblk` should go.
     pub fn goal(&self, o: &OpenInode, lblk: Lblk) -> Result<Fsblk> {
         let near = match self.vol.map_kind(&o.inode) {
@@ -87,6 +94,11 @@ impl Edit<'_> {
     /// [`crate::Error::NoSpace`]; nothing is mapped then.
     #[doc(alias = "ext4_map_blocks")]
     pub fn allocate_range(&mut self, o: &mut OpenInode, wanted: Wanted) -> Result<Extent> {
+        self.allocate_in_use(o, wanted, None)
+    }
+
+    /// As [`Edit::allocate_range`], for a file in use, with what is known of it.
+    pub fn allocate_in_use(&mut self, o: &mut OpenInode, wanted: Wanted, file: Option<FileInUse>) -> Result<Extent> {
         let lblk = wanted.lblk;
         let hole = match self.vol.map(o.owner(), lblk)? {
             Mapping::Mapped { pblk, len, unwritten } => {
@@ -104,7 +116,7 @@ impl Edit<'_> {
             if let Some(start) = self.cluster_in_use(o, lblk)? {
                 let len = len.min(ratio.saturating_sub(offset));
                 let new = Extent { lblk, len, pblk: start.saturating_add(offset.into()), unwritten };
-                self.map_blocks(o, new)?;
+                self.map_apart(o, new, file.is_some_and(|f| f.apart))?;
                 return Ok(new);
             }
             // The last cluster may be in use for what follows the hole.
@@ -121,6 +133,7 @@ impl Edit<'_> {
             ahead: wanted.ahead,
             ino: o.ino,
             metadata: self.has_metadata_blocks(o),
+            file: file.map(|f| self.file_in_use(o, lblk, offset, f)).transpose()?,
         };
         let got = self.alloc.allocate(self.vol, self.store, request)?;
         let new = Extent {
@@ -130,12 +143,23 @@ impl Edit<'_> {
             unwritten,
         };
         let clusters = got.len.div_ceil(ratio.max(1));
-        if let Err(e) = self.map_blocks(o, new) {
+        if let Err(e) = self.map_apart(o, new, file.is_some_and(|f| f.apart)) {
             self.alloc.free(self.vol, self.store, got.start, got.len, false)?;
             return Err(e);
         }
         self.count_clusters(o, clusters.into())?;
         Ok(new)
+    }
+
+    /// What the allocator is told of a file in use, for a hole at `lblk`, `offset` blocks into its cluster.
+    fn file_in_use(&self, o: &OpenInode, lblk: Lblk, offset: u32, file: FileInUse) -> Result<FileInUse> {
+        let (left, right) = self.neighbours(o, lblk)?;
+        let left = left.map(|e| {
+            let back = u64::from(e.len.saturating_sub(1));
+            (Lblk(e.lblk.0.saturating_add(e.len.saturating_sub(1))), e.pblk.saturating_add(back))
+        });
+        let right = right.map(|e| (e.lblk, e.pblk));
+        Ok(FileInUse { lblk: Lblk(lblk.0.saturating_sub(offset)), left, right, ..file })
     }
 
     /// The physical cluster that the logical cluster of `lblk` has, where one of its blocks is mapped.

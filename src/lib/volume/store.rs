@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::Volume;
 use crate::error::Result;
-use crate::units::{Fsblk, Group, Ino};
+use crate::units::{Fsblk, Group, Ino, Lblk};
 
 /// A handle on a running transaction: metadata is read and changed through it.
 ///
@@ -74,17 +74,48 @@ pub struct AllocRequest {
     pub ino: Ino,
     /// Metadata (may use the reserved pool).
     pub metadata: bool,
+    /// The file as it is in use, where it is.
+    pub file: Option<FileInUse>,
+}
+
+/// What the allocator knows of a file that is being written: it sets blocks aside for what may come next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileInUse {
+    /// First logical block of the request; [`crate::volume::Edit::allocate_in_use`] sets it, `left` and `right`.
+    pub lblk: Lblk,
+    /// Bytes of the file, as readers see it.
+    pub size: u64,
+    /// Just what is asked for: nothing is set aside.
+    #[doc(alias = "EXT4_MB_HINT_NOPREALLOC")]
+    pub exact: bool,
+    /// Its clusters have been reserved.
+    #[doc(alias = "EXT4_MB_DELALLOC_RESERVED")]
+    pub reserved: bool,
+    /// This is the writeback of what was reserved: nodes of the tree are not claimed either.
+    pub writeback: bool,
+    /// The data comes later: the new extent is not joined with its neighbours yet.
+    #[doc(alias = "EXT4_GET_BLOCKS_PRE_IO")]
+    pub apart: bool,
+    /// Somebody may write more to it.
+    #[doc(alias = "inode_is_open_for_write")]
+    pub open: bool,
+    /// The last block mapped before the request.
+    #[doc(alias = "lleft")]
+    pub left: Option<(Lblk, Fsblk)>,
+    /// The first block mapped after it.
+    #[doc(alias = "lright")]
+    pub right: Option<(Lblk, Fsblk)>,
 }
 
 impl AllocRequest {
     /// `len` blocks (or fewer) for the content of `ino`, from `goal` on.
     pub const fn data(ino: Ino, goal: Fsblk, len: u32) -> Self {
-        Self { goal, len, min_len: 1, ahead: 0, ino, metadata: false }
+        Self { goal, len, min_len: 1, ahead: 0, ino, metadata: false, file: None }
     }
 
     /// One block of metadata for `ino`, near `goal`.
     pub const fn metadata(ino: Ino, goal: Fsblk) -> Self {
-        Self { goal, len: 1, min_len: 1, ahead: 0, ino, metadata: true }
+        Self { goal, len: 1, min_len: 1, ahead: 0, ino, metadata: true, file: None }
     }
 }
 
@@ -136,6 +167,12 @@ pub trait BlockAlloc {
     /// Free an inode's number.
     #[doc(alias = "ext4_free_inode")]
     fn free_inode(&mut self, vol: &mut Volume, store: &mut dyn MetaStore, ino: Ino, directory: bool) -> Result<()>;
+
+    /// Whether files of the filesystem are in use: blocks go where the kernel would put them, and extent trees have the shape that
+    /// it would give them.
+    fn in_use(&self) -> bool {
+        false
+    }
 
     /// Free clusters of a group as counted now, for placement decisions.
     fn free_clusters(&self, vol: &Volume, group: Group) -> u32;

@@ -6,7 +6,7 @@ use crate::device::BlockDevice;
 use crate::error::{Error, Flaw};
 use crate::format::inode::FileType;
 use crate::units::{Fsblk, Group, Ino, Lblk};
-use crate::volume::store::{AllocRequest, InodeRequest};
+use crate::volume::store::{AllocRequest, BlockAlloc as _, FileInUse, InodeRequest};
 use crate::volume::{Edit, NewInode, OpenInode, OpenOptions, Wanted};
 
 fn make(edit: &mut Edit<'_>, parent: &mut OpenInode, name: &str, kind: FileType) -> OpenInode {
@@ -180,4 +180,34 @@ fn damage_is_refused_before_anything_is_freed() {
     let edit = fs.edit(&mut store);
     let e = edit.alloc.allocate(edit.vol, edit.store, AllocRequest::data(Ino(12), Fsblk(1), 1)).unwrap_err();
     assert!(matches!(e, Error::Corrupt { what: Flaw::Checksum { .. }, .. }));
+}
+
+#[test]
+fn files_in_use_get_what_they_may_need_and_give_it_back() {
+    let Some(mut rig) = Rig::new("-t ext4 -b 4096 -O ^has_journal", "64M") else { return };
+    rig.fs.alloc.set_in_use();
+    let vol = &mut rig.fs.volume;
+    let alloc = &mut rig.fs.alloc;
+    let free = |a: &crate::alloc::Allocator, v: &crate::volume::Volume| a.free_clusters(v, Group(0));
+    let all = free(alloc, vol);
+    let mut ask = |alloc: &mut crate::alloc::Allocator, ino, lblk, len, size| {
+        let file = FileInUse { lblk: Lblk(lblk), size, open: true, ..FileInUse::default() };
+        let request = AllocRequest { file: Some(file), ..AllocRequest::data(Ino(ino), Fsblk(0), len) };
+        alloc.allocate(vol, &mut rig.store, request).unwrap().start.0
+    };
+    // Small files share one piece: they lie side by side.
+    let first = ask(alloc, 12, 0, 2, 8192);
+    assert_eq!(ask(alloc, 13, 5, 3, 32768), first + 2);
+    assert_eq!(ask(alloc, 12, 2, 1, 12288), first + 5);
+    // A large one has its own, in which each block has its place: 100 KiB make a wish for 128.
+    let large = ask(alloc, 14, 20, 4, 102_400);
+    assert!(large >= first + 512);
+    assert_eq!(ask(alloc, 14, 2, 1, 102_400), large - 18);
+    assert_eq!(ask(alloc, 14, 31, 1, 102_400), large + 11);
+    let changes = alloc.take_changes();
+    assert_eq!((changes.len(), changes[3].free, changes[3].claimed), (6, -4, 4));
+    let before = free(alloc, &rig.fs.volume);
+    assert_eq!(all - before, 512 + 32);
+    alloc.release_file(&rig.fs.volume, Ino(14)).unwrap();
+    assert_eq!(free(alloc, &rig.fs.volume) - before, 32 - 6);
 }
