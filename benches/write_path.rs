@@ -71,7 +71,7 @@ impl Clock {
 
 /// Memory that counts the bytes that are written to the journal.
 struct Counting {
-    memory: MemoryDevice,
+    memory: Arc<MemoryDevice>,
     journal: Vec<Range<u64>>,
     logged: AtomicU64,
 }
@@ -105,10 +105,10 @@ impl Rig {
     fn new(mib: usize, options: MountOptions) -> Self {
         let mut o = Options::new(Size::Units((mib * MIB / 4096) as u64), [1; 16], [2; 16], NOW);
         o.block_size = Some(4096);
-        let memory = MemoryDevice::new(mib * MIB);
-        Draft::new(Layout::new(&o).unwrap()).unwrap().write(&memory, true).unwrap();
-        let volume =
-            Volume::open(Arc::new(MemoryDevice::from_bytes(memory.to_bytes())), &OpenOptions::default()).unwrap();
+        let memory = Arc::new(MemoryDevice::new(mib * MIB));
+        Draft::new(Layout::new(&o).unwrap()).unwrap().write(&*memory, true).unwrap();
+        let shared: Arc<dyn BlockDevice> = Arc::<MemoryDevice>::clone(&memory);
+        let volume = Volume::open(shared, &OpenOptions::default()).unwrap();
         let inode = volume.inode(Ino(8)).unwrap();
         let owner = ext4kit::volume::OpenInode { ino: Ino(8), inode };
         let extents = volume.extents(owner.owner()).unwrap();
@@ -172,7 +172,7 @@ impl Bench {
                     continue;
                 }
                 let options = MountOptions { dirty_bytes: if through { 8 << 20 } else { 0 }, ..options };
-                let mut rig = Rig::new(1024, options);
+                let mut rig = Rig::new(1024.min(round / MIB * 4), options);
                 let piece: Vec<u8> = (0..len).map(|n| n as u8).collect();
                 // Once without the clock: pages and blocks of the device are in memory.
                 rig.write(round, &piece);

@@ -80,8 +80,8 @@ pub struct Folio {
 
 impl Folio {
     /// A folio of which nothing is known, in memory that may hold anything.
-    const fn new(index: u64, order: u32, data: Vec<u8>) -> Self {
-        Self { index, order, data, uptodate: false, dirty: false, error: false, buffers: Vec::new() }
+    fn new(index: u64, order: u32, (data, buffers): (Vec<u8>, Vec<Buffer>)) -> Self {
+        Self { index, order, data, uptodate: false, dirty: false, error: false, buffers }
     }
 
     /// Byte of the file where it begins.
@@ -109,7 +109,7 @@ impl Folio {
     pub fn create_buffers(&mut self, block_bits: u32) {
         if self.buffers.is_empty() {
             let one = Buffer { uptodate: self.uptodate, dirty: self.dirty, ..Buffer::default() };
-            self.buffers = vec![one; (self.size() >> block_bits) as usize];
+            self.buffers.resize((self.size() >> block_bits) as usize, one);
         }
     }
 
@@ -165,8 +165,8 @@ impl Folio {
 #[derive(Clone, Default)]
 #[doc(alias = "free_list")]
 pub struct Spare {
-    /// By order.
-    lists: [Vec<Vec<u8>>; MAX_ORDER as usize + 1],
+    /// By order: bytes, and room for buffers.
+    lists: [Vec<(Vec<u8>, Vec<Buffer>)>; MAX_ORDER as usize + 1],
     bytes: u64,
 }
 
@@ -178,18 +178,18 @@ impl std::fmt::Debug for Spare {
 
 impl Spare {
     /// Memory for a folio; zeros, unless all of it will be `covered` at once.
-    fn take(&mut self, order: u32, covered: bool) -> Vec<u8> {
+    fn take(&mut self, order: u32, covered: bool) -> (Vec<u8>, Vec<Buffer>) {
         let size = PAGE << order;
         let had = self.lists.get_mut(order as usize).and_then(Vec::pop);
-        let Some(mut data) = had else { return vec![0; size as usize] };
+        let Some((mut data, buffers)) = had else { return (vec![0; size as usize], Vec::new()) };
         self.bytes -= size;
         if !covered {
             data.fill(0);
         }
-        data
+        (data, buffers)
     }
 
-    fn give(&mut self, folio: Folio) {
+    fn give(&mut self, mut folio: Folio) {
         let size = folio.size();
         // What was split off a larger folio may have more memory than it uses.
         let fits = folio.data.len() as u64 == size && folio.data.capacity() as u64 == size;
@@ -197,7 +197,8 @@ impl Spare {
             && self.bytes + size <= MAX_SPARE
             && let Some(list) = self.lists.get_mut(folio.order as usize)
         {
-            list.push(folio.data);
+            folio.buffers.clear();
+            list.push((folio.data, folio.buffers));
             self.bytes += size;
         }
     }
@@ -216,7 +217,7 @@ pub struct PageCache {
 impl PageCache {
     /// An empty cache; `large` allows folios of more than one page.
     pub const fn new(block_bits: u32, large: bool) -> Self {
-        const EMPTY: Vec<Vec<u8>> = Vec::new();
+        const EMPTY: Vec<(Vec<u8>, Vec<Buffer>)> = Vec::new();
         let spare = Spare { lists: [EMPTY; MAX_ORDER as usize + 1], bytes: 0 };
         Self { folios: BTreeMap::new(), spare, block_bits, large }
     }

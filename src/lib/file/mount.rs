@@ -35,6 +35,8 @@ pub struct Mount {
     pub(super) options: MountOptions,
     pub(super) space: Space,
     pub(super) inodes: BTreeMap<Ino, MemInode>,
+    /// Below so many changes of metadata the running transaction surely has room.
+    roomy: u64,
     /// Memory of folios that went with their file.
     pub(super) spare: Spare,
     /// Files that were changed since they were last written back for the filesystem's sake, in the order in which they were.
@@ -64,7 +66,7 @@ impl Mount {
     pub fn over(journal: Journal, fs: Filesystem, options: MountOptions, now: Timestamp) -> Self {
         let (inodes, dirtied, spare) = (BTreeMap::new(), Vec::new(), Spare::default());
         let space = Self::count(&fs, &options);
-        Self { journal, fs, options, space, inodes, spare, dirtied, now }
+        Self { journal, fs, options, space, inodes, roomy: 0, spare, dirtied, now }
     }
 
     fn count(fs: &Filesystem, options: &MountOptions) -> Space {
@@ -191,14 +193,18 @@ impl Mount {
 
     /// Commit, where the running transaction has little room left.
     pub(super) fn make_room(&mut self, current: Option<&mut MemInode>) -> Result<()> {
-        let (room, most) = (self.journal.room(), self.journal.max_blocks());
-        match self.options.commits {
-            Commits::Own if room < ROOM.min(most / 2) => self.commit(current),
-            Commits::Held if room < LEAST_ROOM.min(most / 2) => {
-                Err(Error::TransactionTooLarge { need: LEAST_ROOM, have: room })
-            }
-            _ => Ok(()),
+        let changes = self.journal.changes();
+        if changes < self.roomy {
+            return Ok(());
         }
+        let least = if self.may_commit() { ROOM } else { LEAST_ROOM };
+        let (room, need) = (self.journal.room(), least.min(self.journal.max_blocks() / 2));
+        if room >= need {
+            // A change takes one block, or makes one less fit by what it revokes.
+            self.roomy = changes + (room - need) / 2;
+            return Ok(());
+        }
+        self.commit(current)
     }
 
     /// Change the filesystem in the running transaction.
