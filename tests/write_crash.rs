@@ -97,6 +97,9 @@ fn generate(seed: u64, ops: usize) -> Script {
     }
     let args: Vec<Value> = mkfs.split(' ').map(Value::from).collect();
     let text = json!({"size": "16M", "mkfs": args, "mount": mount, "ops": list}).to_string();
+    if std::env::var_os("EXT4KIT_WRITE_CRASH_SEED").is_some() {
+        println!("{text}");
+    }
     Script::parse(text.as_bytes()).unwrap()
 }
 
@@ -108,11 +111,14 @@ struct Total {
     kinds: BTreeMap<&'static str, u64>,
     reference: u64,
     kernel: u64,
+    failures: Vec<String>,
 }
 
 impl Total {
     fn add(&mut self, name: &str, report: &Report) {
-        assert_eq!(report.failed, 0, "{name}:\n{report}");
+        if report.failed > 0 {
+            self.failures.push(format!("{name}:\n{report}"));
+        }
         self.runs += 1;
         self.states += report.states.total();
         self.stale_allowed += report.stale_allowed;
@@ -147,6 +153,7 @@ impl Total {
             "{what}: {} runs, {} crash states {:?}, {} with old content that writeback mode allows, {} by the kernel, {} by e2fsck",
             self.runs, self.states, self.kinds, self.stale_allowed, self.kernel, self.reference
         );
+        assert!(self.failures.is_empty(), "{} runs failed:\n{}", self.failures.len(), self.failures.join("\n"));
     }
 }
 
@@ -156,7 +163,9 @@ const PATHS: [PathChoice; 2] = [PathChoice::BufferHead, PathChoice::Iomap];
 fn generated_scripts_survive_a_crash_at_any_moment() {
     let (scripts, states) = if is_long() { (300, 200) } else { (10, 60) };
     let mut total = Total::default();
-    for seed in 0..scripts {
+    // One seed alone, its script shown: to be looked at with `e4es crash`.
+    let one: Option<u64> = std::env::var("EXT4KIT_WRITE_CRASH_SEED").ok().and_then(|s| s.parse().ok());
+    for seed in one.map_or(0..scripts, |s| s..s + 1) {
         let script = generate(seed, 40);
         for path in PATHS {
             let name = format!("generated {seed} ({path:?}, {}, {:?})", script.head.mount, script.head.mkfs);

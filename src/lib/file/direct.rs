@@ -49,6 +49,7 @@ impl Mount {
             }
             i.cache.drop_clean(pos >> PAGE_BITS, (range.end - 1) >> PAGE_BITS);
             if done.is_ok() && (grows || range.end > i.disksize) {
+                m.extended(i, i.size, pos);
                 i.size = i.size.max(range.end);
                 m.grow_disksize(i, range.end);
                 m.store(i)?;

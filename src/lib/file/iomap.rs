@@ -39,6 +39,7 @@ impl WritePath for Iomap {
         if pos > old {
             // The rest of the old last block, outside any transaction of the write.
             m.zero_tail(i, old, pos)?;
+            m.extended(i, old, pos);
         }
         let mut done = 0;
         while done < from.len() {
