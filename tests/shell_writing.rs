@@ -157,3 +157,77 @@ fn a_script_with_a_mistake_changes_nothing() {
         }
     }
 }
+
+#[test]
+fn bits_change_with_their_counts_and_the_filesystems_own_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in ["-t ext4", "-t ext2 -b 1024", "-t ext4 -O bigalloc -C 16384", "-t ext4 -O quota"] {
+        let Some(image) = image(dir.path(), kind) else { return };
+        let out = e4sh(&image, &[], "setb 3500 4\ntestb 3500 4\nseti <40> 2\ntesti <41>\n");
+        assert!(out.status.success(), "{kind}: {}", text(&out));
+        assert!(text(&out).matches("marked in use").count() >= 2, "{kind}: {}", text(&out));
+        let out = e4sh(&image, &[], "freeb 3500 4\nfreei <40> 2\n");
+        assert!(out.status.success(), "{kind}: {}", text(&out));
+        reference_fsck(&image);
+        let before = std::fs::read(&image).unwrap();
+        for wrong in
+            ["freeb 1", "freeb 3500", "setb 99999999", "seti <2>", "freei <8>", "freei <40>", "zap -o 4096 -l 5 3500"]
+        {
+            assert!(!e4sh(&image, &[], wrong).status.success(), "{kind}: {wrong}");
+            assert!(before == std::fs::read(&image).unwrap(), "{kind}: {wrong}");
+        }
+    }
+}
+
+#[test]
+fn fields_of_the_superblock_are_set_as_debugfs_sets_them() {
+    let (Some(debugfs), Some(dumpe2fs)) = (common::tool("debugfs"), common::tool("dumpe2fs")) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let Some(image) = image(dir.path(), "-t ext4") else { return };
+    let theirs = dir.path().join("theirs");
+    std::fs::copy(&image, &theirs).unwrap();
+    let script = "ssv volume_name hello\nssv max_mnt_count 33\nssv mkfs_time 20200102030405\nssv raid_stride 8\n\
+                  ssv r_blocks_count 100\nssv errors 2\nssv last_mounted /over/there\nssv lastcheck 1600000000\nssv def_resuid 7\n\
+                  ssv checkinterval 3600\nssv default_mount_opts 0x10c\n";
+    let out = e4sh(&image, &[], script);
+    assert!(out.status.success(), "{}", text(&out));
+    let commands = dir.path().join("commands");
+    std::fs::write(&commands, script.replace("1600000000", "@1600000000")).unwrap();
+    common::run(&debugfs, &["-w", "-f", commands.to_str().unwrap(), theirs.to_str().unwrap()]);
+    let shown = |image: &Path| {
+        let out = Command::new(&dumpe2fs).arg("-h").arg(image).env("TZ", "UTC").output().unwrap();
+        let all = String::from_utf8_lossy(&out.stdout).into_owned();
+        let written = ["Last write time", "Checksum", "Lifetime writes", "Journal"];
+        let kept: Vec<_> =
+            all.lines().filter(|l| !written.iter().any(|w| l.starts_with(w))).map(str::to_owned).collect();
+        kept.join("\n")
+    };
+    assert_eq!(shown(&image), shown(&theirs));
+    reference_fsck(&image);
+    let out = e4sh(&image, &["-R", "ssv inodes_count 7"], "");
+    assert!(!out.status.success() && text(&out).contains("volume_name"), "{}", text(&out));
+    assert!(e4sh(&image, &["-R", "dirty"], "").status.success());
+    assert!(shown(&image).contains("not clean"), "{}", shown(&image));
+    assert!(e4sh(&image, &["-R", "dirty -clean"], "").status.success());
+    assert!(!shown(&image).contains("not clean"));
+}
+
+#[test]
+fn blocks_and_inodes_are_overwritten_where_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(image) = image(dir.path(), "-t ext4 -b 4096") else { return };
+    std::fs::write(dir.path().join("host"), vec![b'x'; 5000]).unwrap();
+    let script =
+        format!("lcd {}\nwrite host f\nzap -f f -o 10 -l 5 -p 65 0\nzap -f f 1\ncat f\n", dir.path().display());
+    let out = e4sh(&image, &[], &script);
+    let mut want = vec![b'x'; 5000];
+    want[10..15].fill(b'A');
+    want[4096..].fill(0);
+    assert!(out.status.success() && out.stdout == want, "{}", text(&out));
+    reference_fsck(&image);
+    let out = e4sh(&image, &[], "set_current_time 20300101000000\nmkdir d\nstat d\nclri f\nidump f\n");
+    assert!(out.status.success() && text(&out).contains("2030"), "{}", text(&out));
+    let fsck = common::tool("e2fsck").unwrap();
+    let found = Command::new(fsck).arg("-fn").arg(&image).output().unwrap();
+    assert!(!found.status.success(), "a name without its inode is damage");
+}

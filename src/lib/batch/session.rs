@@ -156,6 +156,11 @@ impl Session {
         self.ctx.now()
     }
 
+    /// Set the time that goes into inodes.
+    pub const fn set_now(&mut self, now: Timestamp) {
+        self.ctx.set_now(now);
+    }
+
     /// Whether a commit is all or nothing. Without a journal it is not, and the user should be told.
     pub const fn is_atomic(&self) -> bool {
         self.mount.journal.is_atomic()
@@ -217,6 +222,24 @@ impl Session {
                 other => return other,
             }
         }
+    }
+
+    /// Change the filesystem past all operations, in the running transaction: at most `credits` blocks.
+    ///
+    /// # Errors
+    /// Those of the change; [`Error::TransactionTooLarge`] before anything has happened.
+    pub fn run_raw<T>(
+        &mut self,
+        credits: u32,
+        change: impl FnOnce(&mut Filesystem, &mut dyn MetaStore) -> Result<T>,
+    ) -> Result<T> {
+        self.write_contents()?;
+        let mut handle = self.mount.journal.start(0)?;
+        if !handle.extend(credits)? {
+            let have = handle.credits().into();
+            return Err(Error::TransactionTooLarge { need: credits.into(), have });
+        }
+        change(&mut self.mount.fs, &mut handle)
     }
 
     /// As [`Session::run`], for operations made of steps that may be left after each: they go on where they were.

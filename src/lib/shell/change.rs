@@ -179,7 +179,7 @@ fn punch(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
 }
 
 /// Seconds, or debugfs's `YYYYMMDDhhmmss`, or what [`Timestamp::parse`] reads.
-fn time(word: &[u8]) -> Outcome<Timestamp> {
+pub(super) fn time(word: &[u8]) -> Outcome<Timestamp> {
     let text = str::from_utf8(word).unwrap_or_default();
     let long = if text.len() == 14 && text.bytes().all(|b| b.is_ascii_digit()) {
         let part = |from: usize, to: usize| text.get(from..to).unwrap_or_default();

@@ -19,6 +19,7 @@ mod fs;
 mod inode;
 mod lexer;
 mod misc;
+mod raw;
 mod script;
 mod session;
 mod table;

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::args::Args;
 use super::session::Session;
-use super::{Outcome, block, change, dir, file, fs, inode, misc, walk, xattr};
+use super::{Outcome, block, change, dir, file, fs, inode, misc, raw, walk, xattr};
 
 /// What runs a command.
 pub(super) type Run = fn(&mut Session, &Args<'_>, &mut dyn Write) -> Outcome;
@@ -26,6 +26,8 @@ pub enum Family {
     Block,
     /// Changes (an image opened with `-w`).
     Change,
+    /// Changes of single blocks, inodes and fields.
+    Raw,
     /// The shell itself.
     Shell,
 }
@@ -41,6 +43,7 @@ impl Family {
             Self::Xattr => "Extended attributes",
             Self::Block => "Blocks",
             Self::Change => "Changes (with -w)",
+            Self::Raw => "Single blocks, inodes and fields (with -w)",
             Self::Shell => "Shell",
         }
     }
@@ -81,6 +84,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         block::COMMANDS,
         walk::COMMANDS,
         change::COMMANDS,
+        raw::COMMANDS,
         misc::COMMANDS,
     ]
     .into_iter()
@@ -119,7 +123,8 @@ mod tests {
             supported_features feature features dirsearch help list_requests lr ? quit q open open_filesys \
             close close_filesys params show_debugfs_params block_dump bdump bd lcd dump_mmp list_quota lq \
             get_quota gq write mkdir rmdir rm unlink ln link symlink mknod ea_set ea_rm punch truncate \
-            set_inode_field sif rdump lsdel list_deleted_inodes dump_unused logdump";
+            set_inode_field sif rdump lsdel list_deleted_inodes dump_unused logdump \
+            freeb setb freei seti clri zap_block zap set_super_value ssv dirty_filesys dirty set_current_time";
         for name in names.split_whitespace() {
             assert!(find(name).is_some(), "{name}");
         }

@@ -1,0 +1,316 @@
+//! Commands that change single blocks, inodes and fields of the superblock, past the rules that keep a filesystem whole.
+//!
+//! They go through the transaction as all changes do: counts and checksums follow, and what cannot follow is refused (the
+//! filesystem's own blocks are not freed, a field that the geometry depends on is not set). What they leave behind may be
+//! damage all the same, which is what they are for.
+
+use std::io::Write;
+
+use super::args::{Args, number, number32};
+use super::change::time;
+use super::session::Session;
+use super::table::{Command, Family};
+use super::{Failure, Outcome};
+use crate::error::Result;
+use crate::format::bitmap;
+use crate::format::features::{Incompat, RoCompat};
+use crate::format::inode::{FileType, Inode};
+use crate::format::superblock::{State, Superblock};
+use crate::units::{Fsblk, Ino, Lblk};
+use crate::volume::edit::{OpenInode, modify_block};
+use crate::volume::store::BlockAlloc;
+use crate::volume::{Mapping, Owner, Volume};
+
+/// Blocks that a change of a bit dirties at most: bitmaps (a group may be used for the first time), descriptors, superblock.
+const CREDITS: u32 = 8;
+
+const fn row(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    args: &'static str,
+    help: &'static str,
+    run: super::table::Run,
+) -> Command {
+    Command { name, aliases, args, help, family: Family::Raw, run }
+}
+
+pub(super) const COMMANDS: &[Command] = &[
+    row("freeb", &[], "block [count]", "Mark blocks as free", freeb),
+    row("setb", &[], "block [count]", "Mark blocks as in use", setb),
+    row("freei", &[], "file [count]", "Mark inodes as free", freei),
+    row("seti", &[], "file [count]", "Mark inodes as in use", seti),
+    row("clri", &[], "file", "Fill an inode with zeros", clri),
+    row(
+        "zap_block",
+        &["zap"],
+        "[-f file] [-o offset] [-l length] [-p pattern] block",
+        "Fill a block, or a part of it, with a byte (-f: a logical block of a file)",
+        zap,
+    ),
+    row("set_super_value", &["ssv"], "field value", "Set a field of the superblock (-l: list them)", set_super),
+    row("dirty_filesys", &["dirty"], "[-clean]", "Mark the filesystem as not clean, or (-clean) as clean", dirty),
+    row("set_current_time", &[], "time", "Set the time that changes from now on carry", set_now),
+];
+
+/// A block number and how many there are.
+fn blocks(args: &Args<'_>) -> Outcome<(u64, u64)> {
+    let o = args.options("", 1, 2)?;
+    Ok((number(o.operand(0), "block number")?, o.operands.get(1).map_or(Ok(1), |w| number(w, "count"))?))
+}
+
+/// Whether a block's bit is set.
+fn in_use(volume: &Volume, block: Fsblk) -> Result<bool> {
+    let (group, bit) = volume.geometry().cluster_bit_of(block);
+    Ok(bitmap::test(&volume.block_bitmap(group)?, bit as usize))
+}
+
+/// Check that all of a range of blocks are in the filesystem, and in use or not.
+fn expect_state(session: &Session, (first, count): (u64, u64), used: bool) -> Outcome {
+    let volume = session.volume()?;
+    if !volume.geometry().has_range(Fsblk(first), count.max(1)) {
+        return Err(Failure::Usage(format!("blocks {first} and on: not {count} blocks of this filesystem")));
+    }
+    for block in (first..first.saturating_add(count)).map(Fsblk) {
+        if in_use(volume, block)? != used {
+            let state = if used { "free" } else { "in use" };
+            return Err(Failure::Usage(format!("block {block} is {state} already")));
+        }
+    }
+    Ok(())
+}
+
+fn freeb(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+    let (first, count) = blocks(args)?;
+    session.edit()?;
+    expect_state(session, (first, count), true)?;
+    for block in (first..first.saturating_add(count)).map(Fsblk) {
+        session.edit()?.run_raw(CREDITS, |fs, store| {
+            // With clusters the first of its blocks frees all of them.
+            if in_use(&fs.volume, block)? { fs.alloc.free(&mut fs.volume, store, block, 1, false) } else { Ok(()) }
+        })?;
+    }
+    Ok(())
+}
+
+fn setb(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+    let (first, count) = blocks(args)?;
+    session.edit()?;
+    expect_state(session, (first, count), false)?;
+    for block in (first..first.saturating_add(count)).map(Fsblk) {
+        session.edit()?.run_raw(CREDITS, |fs, store| fs.alloc.claim_blocks(&mut fs.volume, store, block, 1))?;
+    }
+    Ok(())
+}
+
+/// The inodes that an operand and a count name.
+fn inodes(session: &Session, args: &Args<'_>) -> Outcome<Vec<Ino>> {
+    let o = args.options("", 1, 2)?;
+    let first = session.resolve(o.operand(0))?;
+    let count = o.operands.get(1).map_or(Ok(1), |w| number32(w, "count"))?;
+    let volume = session.volume()?;
+    let all: Vec<Ino> = (first.0..first.0.saturating_add(count)).map(Ino).collect();
+    for ino in &all {
+        volume.geometry().inode_place(*ino)?;
+    }
+    Ok(all)
+}
+
+fn freei(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+    session.edit()?;
+    for ino in inodes(session, args)? {
+        let volume = session.volume()?;
+        if ino.0 < volume.geometry().first_ino {
+            return Err(Failure::Usage(format!("inode {ino} belongs to the filesystem itself")));
+        }
+        let directory = volume.raw_inode(ino)?.file_type() == Some(FileType::Directory);
+        session
+            .edit()?
+            .run_raw(CREDITS, |fs, store| {
+                if fs.alloc.is_inode_used(&fs.volume, ino)? {
+                    fs.alloc.free_inode(&mut fs.volume, store, ino, directory).map(|()| true)
+                } else {
+                    Ok(false)
+                }
+            })?
+            .then_some(())
+            .ok_or_else(|| Failure::Usage(format!("inode {ino} is free already")))?;
+    }
+    Ok(())
+}
+
+fn seti(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+    session.edit()?;
+    for ino in inodes(session, args)? {
+        let directory = session.volume()?.raw_inode(ino)?.file_type() == Some(FileType::Directory);
+        session
+            .edit()?
+            .run_raw(CREDITS, |fs, store| {
+                if fs.alloc.is_inode_used(&fs.volume, ino)? {
+                    Ok(false)
+                } else {
+                    fs.alloc.claim_inode(&mut fs.volume, store, ino, directory).map(|()| true)
+                }
+            })?
+            .then_some(())
+            .ok_or_else(|| Failure::Usage(format!("inode {ino} is in use already")))?;
+    }
+    Ok(())
+}
+
+fn clri(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+    let o = args.options("", 1, 1)?;
+    let ino = session.resolve(o.operand(0))?;
+    session.edit()?.run_raw(CREDITS, |fs, store| {
+        let inode = Inode::empty(fs.volume.geometry().inode_size);
+        fs.edit(store).put(&mut OpenInode { ino, inode })
+    })?;
+    Ok(())
+}
+
+fn zap(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+    let o = args.options("f:o:l:p:", 1, 1)?;
+    session.edit()?;
+    let volume = session.volume()?;
+    let size = volume.geometry().block_size;
+    let value = |letter, what: &str| o.value(letter).map(|w| number32(w, what)).transpose();
+    let offset = value('o', "offset")?.unwrap_or(0);
+    let length = value('l', "length")?.unwrap_or(size.saturating_sub(offset));
+    let pattern = value('p', "pattern")?.unwrap_or(0);
+    let Ok(byte) = u8::try_from(pattern) else { return Err(Failure::Usage("the pattern is a byte, 0 to 255".into())) };
+    if length == 0 || offset.checked_add(length).is_none_or(|end| end > size) {
+        return Err(Failure::Usage(format!("offset {offset}, length {length}: not inside a block of {size} bytes")));
+    }
+    let block = match o.value('f') {
+        None => Fsblk(number(o.operand(0), "block number")?),
+        Some(spec) => {
+            let (ino, inode) = session.inode(spec)?;
+            let lblk = Lblk(number32(o.operand(0), "block number")?);
+            match volume.map(Owner { ino, inode: &inode }, lblk)? {
+                Mapping::Mapped { pblk, .. } => pblk,
+                Mapping::Hole { .. } => return Err(Failure::Usage(format!("logical block {lblk} is a hole"))),
+            }
+        }
+    };
+    if !volume.geometry().has_range(block, 1) {
+        return Err(Failure::Usage(format!("block {block} is not in this filesystem")));
+    }
+    let range = offset as usize..offset.saturating_add(length) as usize;
+    session.edit()?.run_raw(CREDITS, |_, store| {
+        modify_block(store, block, |bytes| {
+            if let Some(part) = bytes.get_mut(range) {
+                part.fill(byte);
+            }
+        })
+    })?;
+    Ok(())
+}
+
+/// Fields of the superblock that nothing else in the filesystem depends on.
+const FIELDS: &str = "volume_name last_mounted uuid state errors mnt_count max_mnt_count lastcheck checkinterval wtime mtime mkfs_time \
+                      r_blocks_count def_resuid def_resgid creator_os def_hash_version default_mount_opts mount_opts min_extra_isize \
+                      want_extra_isize raid_stride raid_stripe_width mmp_update_interval kbytes_written error_count";
+
+/// Put `text` into a field of fixed length.
+fn put_text(field: &mut [u8], text: &[u8]) -> Outcome {
+    if text.len() > field.len() {
+        return Err(Failure::Usage(format!("at most {} bytes", field.len())));
+    }
+    field.fill(0);
+    for (to, from) in field.iter_mut().zip(text) {
+        *to = *from;
+    }
+    Ok(())
+}
+
+fn set_field(sb: &mut Superblock, name: &str, value: &[u8]) -> Outcome {
+    let long = || number(value, "number");
+    let word = || number32(value, "number");
+    let short = || word().and_then(|n| u16::try_from(n).map_err(|_| Failure::Usage(format!("{n}: more than 65535"))));
+    match name {
+        "volume_name" => put_text(&mut sb.volume_name, value)?,
+        "last_mounted" => put_text(&mut sb.last_mounted, value)?,
+        "mount_opts" => put_text(&mut sb.mount_opts, value)?,
+        "uuid" => {
+            let f = sb.features();
+            if f.ro_compat.intersects(RoCompat::METADATA_CSUM | RoCompat::GDT_CSUM)
+                && !f.incompat.contains(Incompat::CSUM_SEED)
+            {
+                return Err(Failure::Usage("uuid: all checksums depend on it".into()));
+            }
+            let uuid = uuid::Uuid::try_parse_ascii(value).map_err(|_| Failure::Usage("uuid: not a UUID".into()))?;
+            sb.uuid = uuid.into_bytes();
+        }
+        "state" => sb.state = short()?.into(),
+        "errors" => sb.errors = short()?.into(),
+        "mnt_count" => sb.mnt_count = short()?.into(),
+        "max_mnt_count" => sb.max_mnt_count = short()?.into(),
+        "lastcheck" => sb.set_check_time(time(value)?),
+        "wtime" => sb.set_write_time(time(value)?),
+        "mtime" => sb.set_mount_time(time(value)?),
+        "mkfs_time" => sb.set_created(time(value)?),
+        "checkinterval" => sb.checkinterval = word()?.into(),
+        "r_blocks_count" => {
+            let n = long()?;
+            if n > sb.blocks_count() / 2 {
+                return Err(Failure::Usage("r_blocks_count: more than half of the blocks".into()));
+            }
+            sb.set_r_blocks_count(n);
+        }
+        "def_resuid" => sb.def_resuid = short()?.into(),
+        "def_resgid" => sb.def_resgid = short()?.into(),
+        "creator_os" => sb.creator_os = word()?.into(),
+        "def_hash_version" => match word()? {
+            n @ 0..=2 => sb.def_hash_version = n as u8,
+            n => return Err(Failure::Usage(format!("{n}: not 0 (legacy), 1 (half_md4) or 2 (tea)"))),
+        },
+        "default_mount_opts" => sb.default_mount_opts = word()?.into(),
+        "min_extra_isize" => sb.min_extra_isize = short()?.into(),
+        "want_extra_isize" => sb.want_extra_isize = short()?.into(),
+        "raid_stride" => sb.raid_stride = short()?.into(),
+        "raid_stripe_width" => sb.raid_stripe_width = word()?.into(),
+        "mmp_update_interval" => sb.mmp_update_interval = short()?.into(),
+        "kbytes_written" => sb.kbytes_written = long()?.into(),
+        "error_count" => sb.error_count = word()?.into(),
+        _ => return Err(Failure::Usage(format!("{name}: not one of {FIELDS}"))),
+    }
+    Ok(())
+}
+
+fn set_super(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let o = args.options("l", 0, 2)?;
+    if o.has('l') {
+        return Ok(FIELDS.split_whitespace().try_for_each(|name| writeln!(out, "{name}"))?);
+    }
+    if o.operands.len() != 2 {
+        return Err(args.usage());
+    }
+    session.edit()?;
+    let name = String::from_utf8_lossy(o.operand(0)).into_owned();
+    let mut changed = session.volume()?.superblock().clone();
+    set_field(&mut changed, name.strip_prefix("s_").unwrap_or(&name), o.operand(1))?;
+    session.edit()?.run_raw(CREDITS, |fs, store| fs.volume.store_superblock(store, |sb| *sb = changed.clone()))?;
+    Ok(())
+}
+
+fn dirty(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+    let clean = match args.words {
+        [] => false,
+        [word] if word == b"-clean" => true,
+        _ => return Err(args.usage()),
+    };
+    session.edit()?.run_raw(CREDITS, |fs, store| {
+        fs.volume.store_superblock(store, |sb| {
+            let mut state = sb.state_flags();
+            state.set(State::VALID, clean);
+            sb.state = state.bits().into();
+        })
+    })?;
+    Ok(())
+}
+
+fn set_now(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+    let o = args.options("", 1, 1)?;
+    let now = time(o.operand(0))?;
+    session.edit()?.set_now(now);
+    Ok(())
+}
