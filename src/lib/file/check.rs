@@ -164,7 +164,9 @@ impl Mount {
         for f in i.cache.iter().filter(|f| f.dirty) {
             let first = self.block_of(f.pos());
             for (lblk, b) in (first..).zip(&f.buffers) {
-                if !b.dirty || u64::from(lblk) << bits >= i.size {
+                // A store through a mapping dirties all buffers of its folio; those that were never looked up are not written.
+                let counts = b.dirty && (b.mapped || self.uses_iomap(i).0);
+                if !counts || u64::from(lblk) << bits >= i.size {
                     continue;
                 }
                 let known = i.dd.es().lookup(Lblk(lblk)).is_some_and(|e| e.status != EsStatus::Hole);
