@@ -67,16 +67,17 @@ fn find_free_block(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) 
 fn block_dump(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("f:", 1, 1)?;
     let volume = session.volume()?;
-    let block = match o.value('f') {
-        None => Fsblk(number(o.operand(0), "block number")?),
-        Some(spec) => {
-            let (ino, inode) = session.inode(spec)?;
-            let lblk = Lblk(number32(o.operand(0), "block number")?);
-            match volume.map(Owner { ino, inode: &inode }, lblk)? {
-                Mapping::Mapped { pblk, .. } => pblk,
-                Mapping::Hole { .. } => return Err(Failure::Usage(format!("logical block {lblk} is a hole"))),
-            }
-        }
-    };
+    let block = block_of(session, o.value('f'), o.operand(0))?;
     session.show(HexView::new(&volume.block(block)?), out)
+}
+
+/// The block that a number names: of the filesystem, or the logical block of a file.
+pub(super) fn block_of(session: &Session, file: Option<&[u8]>, number_of: &[u8]) -> Outcome<Fsblk> {
+    let Some(spec) = file else { return Ok(Fsblk(number(number_of, "block number")?)) };
+    let (ino, inode) = session.inode(spec)?;
+    let lblk = Lblk(number32(number_of, "block number")?);
+    match session.volume()?.map(Owner { ino, inode: &inode }, lblk)? {
+        Mapping::Mapped { pblk, .. } => Ok(pblk),
+        Mapping::Hole { .. } => Err(Failure::Usage(format!("logical block {lblk} is a hole"))),
+    }
 }

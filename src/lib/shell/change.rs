@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::args::{Args, number, number32};
 use super::session::Session;
-use super::table::{Command, Family};
+use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
 use crate::batch::{Command as Edit, Report, Unwatched};
 use crate::env::Timestamp;
@@ -16,59 +16,55 @@ use crate::volume::LastLink;
 
 const FAMILY: Family = Family::Change;
 
-const fn row(
-    name: &'static str,
-    aliases: &'static [&'static str],
-    args: &'static str,
-    help: &'static str,
-    run: super::table::Run,
-) -> Command {
-    Command { name, aliases, args, help, family: FAMILY, run }
-}
-
 pub(super) const COMMANDS: &[Command] = &[
-    row("begin", &[], "", "Begin a transaction: what comes is committed together, or not at all", begin),
-    row("commit", &[], "", "Commit what was done since the last commit", commit),
-    row("abort", &[], "", "Forget what was done since the last commit", abort),
+    row("begin", &[], "", "Begin a transaction: what comes is committed together, or not at all", (FAMILY, begin)),
+    row("commit", &[], "", "Commit what was done since the last commit", (FAMILY, commit)),
+    row("abort", &[], "", "Forget what was done since the last commit", (FAMILY, abort)),
     row(
         "put",
         &[],
         "[-rapn] [-o uid:gid] [-m mode] [-t time] host_file path",
         "Copy a file of the host, or (-r) a directory",
-        script,
+        (FAMILY, script),
     ),
-    row("write", &[], "host_file file", "Copy a file of the host to a new file", write),
-    row("untar", &[], "host_file directory", "Unpack a tar archive of the host", script),
-    row("rm", &[], "[-rf] path...", "Remove names (-r: directories with all that is in them)", script),
-    row("unlink", &[], "path", "Remove a name", unlink),
-    row("rmdir", &[], "directory...", "Remove empty directories", script),
-    row("mkdir", &[], "[-p] [-m mode] directory...", "Make directories (-p: with those on the way)", script),
-    row("ln", &["link"], "path new_path", "Give a file one more name", link),
-    row("symlink", &[], "path target", "Make a symbolic link", symlink),
-    row("mv", &[], "[-n] path new_path", "Move a name (-n: replace nothing)", script),
-    row("chmod", &[], "[-R] mode path...", "Change permissions", script),
-    row("chown", &[], "[-Rh] uid[:gid] path...", "Change owner and group", script),
-    row("chproj", &[], "[-R] project path...", "Change the project", script),
+    row("write", &[], "host_file file", "Copy a file of the host to a new file", (FAMILY, write)),
+    row("untar", &[], "host_file directory", "Unpack a tar archive of the host", (FAMILY, script)),
+    row("rm", &[], "[-rf] path...", "Remove names (-r: directories with all that is in them)", (FAMILY, script)),
+    row("unlink", &[], "path", "Remove a name", (FAMILY, unlink)),
+    row("rmdir", &[], "directory...", "Remove empty directories", (FAMILY, script)),
+    row("mkdir", &[], "[-p] [-m mode] directory...", "Make directories (-p: with those on the way)", (FAMILY, script)),
+    row("ln", &["link"], "path new_path", "Give a file one more name", (FAMILY, link)),
+    row("symlink", &[], "path target", "Make a symbolic link", (FAMILY, symlink)),
+    row("mv", &[], "[-n] path new_path", "Move a name (-n: replace nothing)", (FAMILY, script)),
+    row("chmod", &[], "[-R] mode path...", "Change permissions", (FAMILY, script)),
+    row("chown", &[], "[-Rh] uid[:gid] path...", "Change owner and group", (FAMILY, script)),
+    row("chproj", &[], "[-R] project path...", "Change the project", (FAMILY, script)),
     row(
         "touch",
         &[],
         "[-c] [-d time] path...",
         "Set the times of files; make those that are missing (-c: do not)",
-        script,
+        (FAMILY, script),
     ),
-    row("truncate", &[], "[-c] -s size path...", "Give files a size", script),
-    row("mknod", &[], "[-m mode] path b|c|p [major minor]", "Make a device or a pipe", script),
-    row("mkfifo", &[], "[-m mode] path", "Make a pipe", script),
-    row("setfattr", &[], "[-h] -n name [-v value] | -x name path...", "Set or remove an extended attribute", script),
-    row("ea_set", &[], "[-f host_file] file name [value]", "Set an extended attribute", ea_set),
-    row("ea_rm", &[], "file name...", "Remove extended attributes", ea_rm),
-    row("punch", &["punch_blocks"], "file first_block [last_block]", "Make a hole of a file's blocks", punch),
+    row("truncate", &[], "[-c] -s size path...", "Give files a size", (FAMILY, script)),
+    row("mknod", &[], "[-m mode] path b|c|p [major minor]", "Make a device or a pipe", (FAMILY, script)),
+    row("mkfifo", &[], "[-m mode] path", "Make a pipe", (FAMILY, script)),
+    row(
+        "setfattr",
+        &[],
+        "[-h] -n name [-v value] | -x name path...",
+        "Set or remove an extended attribute",
+        (FAMILY, script),
+    ),
+    row("ea_set", &[], "[-f host_file] file name [value]", "Set an extended attribute", (FAMILY, ea_set)),
+    row("ea_rm", &[], "file name...", "Remove extended attributes", (FAMILY, ea_rm)),
+    row("punch", &["punch_blocks"], "file first_block [last_block]", "Make a hole of a file's blocks", (FAMILY, punch)),
     row(
         "set_inode_field",
         &["sif"],
         "file field value",
         "Set mode, uid, gid, size, atime, mtime or projid of an inode",
-        set_field,
+        (FAMILY, set_field),
     ),
 ];
 

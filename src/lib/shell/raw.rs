@@ -7,49 +7,52 @@
 use std::io::Write;
 
 use super::args::{Args, number, number32};
+use super::block::block_of;
 use super::change::time;
 use super::session::Session;
-use super::table::{Command, Family};
+use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
 use crate::error::Result;
 use crate::format::bitmap;
 use crate::format::features::{Incompat, RoCompat};
 use crate::format::inode::{FileType, Inode};
 use crate::format::superblock::{State, Superblock};
-use crate::units::{Fsblk, Ino, Lblk};
+use crate::units::{Fsblk, Ino};
+use crate::volume::Volume;
 use crate::volume::edit::{OpenInode, modify_block};
 use crate::volume::store::BlockAlloc;
-use crate::volume::{Mapping, Owner, Volume};
 
 /// Blocks that a change of a bit dirties at most: bitmaps (a group may be used for the first time), descriptors, superblock.
 const CREDITS: u32 = 8;
 
-const fn row(
-    name: &'static str,
-    aliases: &'static [&'static str],
-    args: &'static str,
-    help: &'static str,
-    run: super::table::Run,
-) -> Command {
-    Command { name, aliases, args, help, family: Family::Raw, run }
-}
-
 pub(super) const COMMANDS: &[Command] = &[
-    row("freeb", &[], "block [count]", "Mark blocks as free", freeb),
-    row("setb", &[], "block [count]", "Mark blocks as in use", setb),
-    row("freei", &[], "file [count]", "Mark inodes as free", freei),
-    row("seti", &[], "file [count]", "Mark inodes as in use", seti),
-    row("clri", &[], "file", "Fill an inode with zeros", clri),
+    row("freeb", &[], "block [count]", "Mark blocks as free", (Family::Raw, freeb)),
+    row("setb", &[], "block [count]", "Mark blocks as in use", (Family::Raw, setb)),
+    row("freei", &[], "file [count]", "Mark inodes as free", (Family::Raw, freei)),
+    row("seti", &[], "file [count]", "Mark inodes as in use", (Family::Raw, seti)),
+    row("clri", &[], "file", "Fill an inode with zeros", (Family::Raw, clri)),
     row(
         "zap_block",
         &["zap"],
         "[-f file] [-o offset] [-l length] [-p pattern] block",
         "Fill a block, or a part of it, with a byte (-f: a logical block of a file)",
-        zap,
+        (Family::Raw, zap),
     ),
-    row("set_super_value", &["ssv"], "field value", "Set a field of the superblock (-l: list them)", set_super),
-    row("dirty_filesys", &["dirty"], "[-clean]", "Mark the filesystem as not clean, or (-clean) as clean", dirty),
-    row("set_current_time", &[], "time", "Set the time that changes from now on carry", set_now),
+    row(
+        "set_super_value",
+        &["ssv"],
+        "field value",
+        "Set a field of the superblock (-l: list them)",
+        (Family::Raw, set_super),
+    ),
+    row(
+        "dirty_filesys",
+        &["dirty"],
+        "[-clean]",
+        "Mark the filesystem as not clean, or (-clean) as clean",
+        (Family::Raw, dirty),
+    ),
+    row("set_current_time", &[], "time", "Set the time that changes from now on carry", (Family::Raw, set_now)),
 ];
 
 /// A block number and how many there are.
@@ -180,17 +183,7 @@ fn zap(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     if length == 0 || offset.checked_add(length).is_none_or(|end| end > size) {
         return Err(Failure::Usage(format!("offset {offset}, length {length}: not inside a block of {size} bytes")));
     }
-    let block = match o.value('f') {
-        None => Fsblk(number(o.operand(0), "block number")?),
-        Some(spec) => {
-            let (ino, inode) = session.inode(spec)?;
-            let lblk = Lblk(number32(o.operand(0), "block number")?);
-            match volume.map(Owner { ino, inode: &inode }, lblk)? {
-                Mapping::Mapped { pblk, .. } => pblk,
-                Mapping::Hole { .. } => return Err(Failure::Usage(format!("logical block {lblk} is a hole"))),
-            }
-        }
-    };
+    let block = block_of(session, o.value('f'), o.operand(0))?;
     if !volume.geometry().has_range(block, 1) {
         return Err(Failure::Usage(format!("block {block} is not in this filesystem")));
     }

@@ -73,6 +73,17 @@ impl Command {
     }
 }
 
+/// A row of the table.
+pub(super) const fn row(
+    name: &'static str,
+    aliases: &'static [&'static str],
+    args: &'static str,
+    help: &'static str,
+    (family, run): (Family, Run),
+) -> Command {
+    Command { name, aliases, args, help, family, run }
+}
+
 /// All commands, by family.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
     [

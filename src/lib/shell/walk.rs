@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::args::{Args, number, number32};
 use super::session::Session;
-use super::table::{Command, Family};
+use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
 use crate::device::Access;
 use crate::error::Error;
@@ -18,67 +18,50 @@ use crate::source::Exclude as Patterns;
 use crate::units::Fsblk;
 use crate::volume::{LastLink, Volume};
 
-const fn row(
-    name: &'static str,
-    aliases: &'static [&'static str],
-    args: &'static str,
-    help: &'static str,
-    family: Family,
-    run: super::table::Run,
-) -> Command {
-    Command { name, aliases, args, help, family, run }
-}
-
 pub(super) const COMMANDS: &[Command] = &[
-    row("df", &[], "", "Show how full the filesystem is", Family::Filesystem, df),
+    row("df", &[], "", "Show how full the filesystem is", (Family::Filesystem, df)),
     row(
         "logdump",
         &[],
         "[-a] [-b block] [-i file]",
         "Show the journal's log (-a: every block that is logged, -b, -i: what concerns a block or an inode)",
-        Family::Filesystem,
-        logdump,
+        (Family::Filesystem, logdump),
     ),
-    row("tree", &[], "[-L depth] [directory]", "Show a directory with all that is below it", Family::Directory, tree),
+    row("tree", &[], "[-L depth] [directory]", "Show a directory with all that is below it", (Family::Directory, tree)),
     row(
         "find",
         &[],
         "[-n pattern] [-t type] [directory]",
         "Show the paths of all that is below a directory (-n: names like this, -t: f, d, l, b, c, p or s)",
-        Family::Directory,
-        find,
+        (Family::Directory, find),
     ),
     row(
         "du",
         &[],
         "[-a] [-s] [directory]",
         "Show the KiB that directories take with all below (-a: files too, -s: the sum only)",
-        Family::Directory,
-        du,
+        (Family::Directory, du),
     ),
     row(
         "rdump",
         &["get"],
         "path... host_directory",
         "Copy files and directories out, with all that is in them, owners, modes and times",
-        Family::File,
-        rdump,
+        (Family::File, rdump),
     ),
     row(
         "lsdel",
         &["list_deleted_inodes"],
         "",
         "Show deleted inodes whose blocks are still there",
-        Family::Inode,
-        lsdel,
+        (Family::Inode, lsdel),
     ),
     row(
         "dump_unused",
         &[],
         "",
         "Write the bytes of all blocks that are not in use and not zero",
-        Family::Block,
-        dump_unused,
+        (Family::Block, dump_unused),
     ),
 ];
 
