@@ -215,8 +215,8 @@ fn scout(ctx: &Ctx<'_>, piece: Piece, h: &mut Harvest, buf: &mut Vec<u8>, quota:
             ctx.add_note(ino, note::USED | note::BAD_BLOCK);
             return;
         }
-        // Slots that were never used are all zeros, but for reserved inodes those count as in use.
-        if View::is_blank(slot) && ino.0 >= ctx.geo.first_ino {
+        // Slots that were never used are all zeros, but reserved inodes count as in use, the project quota's among them.
+        if View::is_blank(slot) && ino.0 >= ctx.geo.first_ino && ino.0 != ctx.sb.prj_quota_inum.get() {
             return;
         }
         let Some(v) = View::new(ino, slot) else { return };

@@ -28,6 +28,11 @@ impl Attributes {
         self.ibody_refs.clear();
         (self.clusters, self.inodes, self.block) = (0, 0, None);
     }
+
+    /// The attribute block does not count.
+    fn give_up_block(&mut self) {
+        self.clusters -= u64::from(self.block.take().is_some());
+    }
 }
 
 /// An entry of either place.
@@ -239,13 +244,16 @@ pub(super) fn block<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, out: &
     out.block = Some(at);
     out.clusters += 1;
     let Ok(bytes) = ctx.vol.block(at) else {
-        judge.raise(Finding::inode(P::ReadEaBlock, v.ino).block(at))?;
+        if judge.raise(Finding::inode(P::ReadEaBlock, v.ino).block(at))? {
+            out.give_up_block();
+        }
         return Ok(());
     };
     let large = ctx.geo.features.incompat.contains(Incompat::EA_INODE);
     let seen = ctx.ea_seen.get(at.0);
-    if !seen {
-        contents(ctx, judge, v, at, &bytes)?;
+    if !seen && contents(ctx, judge, v, at, &bytes)? {
+        out.give_up_block();
+        return Ok(());
     }
     if large {
         let mut pos = BLOCK_HEADER;
@@ -261,13 +269,14 @@ pub(super) fn block<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, out: &
     Ok(())
 }
 
-fn contents<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, at: Fsblk, bytes: &[u8]) -> Result<(), Stop> {
+/// Look at what is in an attribute block; whether the inode gives it up.
+fn contents<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, at: Fsblk, bytes: &[u8]) -> Result<bool, Stop> {
     let of = |p: P| Finding::inode(p, v.ino).block(at);
-    if le32(bytes, 0) != MAGIC {
-        judge.raise(of(P::BadEaBlock))?;
+    if le32(bytes, 0) != MAGIC && judge.raise(of(P::BadEaBlock))? {
+        return Ok(true);
     }
-    if le32(bytes, 8) != 1 {
-        judge.raise(Finding::inode(P::EaMultiBlock, v.ino).block(at).num(le32(bytes, 8)))?;
+    if le32(bytes, 8) != 1 && judge.raise(of(P::EaMultiBlock).num(le32(bytes, 8)))? {
+        return Ok(true);
     }
     let limit = bytes.len();
     let mut region = Region::new();
@@ -275,41 +284,42 @@ fn contents<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, at: Fsblk, byt
     let mut pos = BLOCK_HEADER;
     while let Some((e, next)) = Entry::read(bytes, pos) {
         if !region.take(pos, next - pos, limit) {
-            judge.raise(of(P::EaAllocCollision))?;
-            return Ok(());
+            return judge.raise(of(P::EaAllocCollision));
         }
         if e.index == 0 {
-            judge.raise(of(P::EaBadName))?;
-            return Ok(());
+            return judge.raise(of(P::EaBadName));
         }
         if e.inum == 0 {
             let size = e.size as usize;
             if e.size > MAX_VALUE || e.offs + size > limit {
-                judge.raise(of(P::EaBadValue))?;
-                return Ok(());
+                return judge.raise(of(P::EaBadValue));
             }
-            if size > 0 && !region.take(e.offs, xattr::padded(size), limit) {
-                judge.raise(of(P::EaAllocCollision))?;
+            if size > 0 && !region.take(e.offs, xattr::padded(size), limit) && judge.raise(of(P::EaAllocCollision))? {
+                return Ok(true);
             }
             let value = stored(bytes, e.offs, size);
             if !hash_is(&e, value) {
                 let want = xattr::entry_hash(e.name, value, false);
-                judge.raise(of(P::AttrHash).num(e.hash).want(want))?;
+                if judge.raise(of(P::AttrHash).num(e.hash).want(want))? {
+                    return Ok(true);
+                }
             }
-        } else if let Err(f) = value_inode(ctx, v, &e) {
-            judge.raise(f.block(at))?;
+        } else if let Err(f) = value_inode(ctx, v, &e)
+            && judge.raise(f.block(at))?
+        {
+            return Ok(true);
         }
         pos = next;
     }
-    if !region.take(pos, 4, limit) {
-        judge.raise(of(P::EaAllocCollision))?;
+    if !region.take(pos, 4, limit) && judge.raise(of(P::EaAllocCollision))? {
+        return Ok(true);
     }
     if let Checksums::Metadata { seed } = ctx.csums
         && xattr::verify_block(bytes, seed, at).is_err()
     {
         judge.raise(of(P::EaBlockOnlyCsumInvalid))?;
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Inodes that an attribute block refers to.
@@ -327,7 +337,8 @@ pub(super) fn block_refs(ctx: &Ctx<'_>, at: Fsblk) -> Vec<Ino> {
     refs
 }
 
-/// References that an attribute block counts.
+/// References that an attribute block counts; `None` where it is none.
 pub(super) fn block_refcount(ctx: &Ctx<'_>, at: Fsblk) -> Option<u32> {
-    ctx.vol.block(at).ok().map(|b| le32(&b, 4))
+    let block = ctx.vol.block(at).ok().filter(|b| le32(b, 0) == MAGIC && !ctx.meta.get(at.0));
+    block.map(|b| le32(&b, 4))
 }

@@ -300,6 +300,9 @@ fn earlier(inode: &mut Inode) {
 
 fn stamp_attributes(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
     let (Some(at), Checksums::Metadata { seed }) = (f.place.block, work.ctx.csums) else { return Ok(()) };
+    if work.ctx.meta.get(at.0) {
+        return Ok(());
+    }
     work.step(|edit| modify_block(edit.store, at, |b| xattr::stamp_block(b, seed, at)))?;
     Ok(())
 }
