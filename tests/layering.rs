@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["journal"],
     &["alloc"],
     &["file", "source"],
+    &["trace"],
     &["namei"],
     &["recover"],
     &["batch", "extract"],

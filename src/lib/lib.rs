@@ -13,6 +13,7 @@
 //! | [`recover`] | a filesystem after a crash: log, fast commits, orphans |
 //! | [`alloc`] | buddies, goals and criteria, preallocation, placement of inodes, freeing |
 //! | [`mod@file`] | the write path: page cache, extent-status tree, delayed allocation, writeback, truncate, fallocate |
+//! | [`trace`] | what the write path does, in the kernel's words; logs of tracepoints read and held against its rules |
 //! | [`source`] | where files come from: a directory of the host, listed once, read by several threads |
 //! | [`namei`] | operations on names: make, link, unlink, rename, content, attributes |
 //! | [`batch`] | edits as one transaction: trees, archives and scripts into an image |
@@ -50,6 +51,7 @@ pub mod shell;
 pub mod source;
 #[doc(hidden)]
 pub mod testing;
+pub mod trace;
 pub mod units;
 pub mod volume;
 

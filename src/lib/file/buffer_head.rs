@@ -7,7 +7,6 @@
 
 use std::ops::Range;
 
-use super::extent_status::EsStatus;
 use super::folio::{Buffer, PAGE, PAGE_BITS};
 use super::inode::MemInode;
 use super::map::Create;
@@ -186,17 +185,13 @@ impl Mount {
             Get::Written => self.map_create(i, lblk, 1, Create::default())?,
             Get::Unwritten => self.map_create(i, lblk, 1, Create { unwritten: true, ..Create::default() })?,
         };
-        b.mapped = true;
-        b.delay = m.e.status == EsStatus::Delayed;
-        b.unwritten = m.e.status == EsStatus::Unwritten;
-        b.new = m.new || b.delay || b.unwritten;
-        b.pblk = m.e.pblk;
+        b.place(&m.e, m.new);
         Ok(())
     }
 
     /// The end of a delayed write into one folio.
     #[doc(alias = "ext4_da_do_write_end")]
-    fn end_delayed(&mut self, i: &mut MemInode, index: u64, range: Range<u64>) -> Result<()> {
+    pub(super) fn end_delayed(&mut self, i: &mut MemInode, index: u64, range: Range<u64>) -> Result<()> {
         let old = i.size;
         self.commit_write(i, index, &range);
         let mut moved = false;

@@ -105,10 +105,7 @@ impl Mount {
         if i.disksize > i.size {
             return Ok(Some(format!("the size on disk is {}, the size {}", i.disksize, i.size)));
         }
-        if let Some(wrong) = i.dd.check(&Disk { vol: &self.fs.volume, o: &i.o })? {
-            return Ok(Some(wrong));
-        }
-        if let Some(wrong) = self.check_status(i)? {
+        if let Some(wrong) = self.check_reservations(i)? {
             return Ok(Some(wrong));
         }
         if let Some(b) = self.uncovered(i) {
@@ -122,6 +119,14 @@ impl Mount {
                 "block {b} is written below the size on disk, and its data does not reach the device before a commit"
             )
         }))
+    }
+
+    /// Reservations against delayed blocks, and the status tree against the map.
+    pub(super) fn check_reservations(&self, i: &MemInode) -> Result<Wrong> {
+        if let Some(wrong) = i.dd.check(&Disk { vol: &self.fs.volume, o: &i.o })? {
+            return Ok(Some(wrong));
+        }
+        self.check_status(i)
     }
 
     fn check_status(&self, i: &MemInode) -> Result<Wrong> {

@@ -14,9 +14,10 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::event::{Event, Tracer};
 use super::extent_status::{EsEntry, EsStatus, EsTree};
 use crate::error::{Error, Result};
-use crate::units::{Fsblk, Lblk};
+use crate::units::{Fsblk, Ino, Lblk};
 
 /// What is allocated on disk, as the block map says now.
 pub trait Allocation {
@@ -46,17 +47,41 @@ pub struct Delalloc {
     reserved: u32,
     /// Logical clusters that are both allocated and delayed.
     pending: BTreeSet<u32>,
+    /// Whose it is, and where changes are told.
+    ino: Ino,
+    tracer: Tracer,
 }
 
 impl Delalloc {
     /// The state of an inode with nothing cached, in a filesystem with `1 << cluster_bits` blocks per cluster.
     pub const fn new(cluster_bits: u32) -> Self {
-        Self { es: EsTree::new(), cluster_bits, reserved: 0, pending: BTreeSet::new() }
+        Self {
+            es: EsTree::new(),
+            cluster_bits,
+            reserved: 0,
+            pending: BTreeSet::new(),
+            ino: Ino(0),
+            tracer: Tracer::OFF,
+        }
+    }
+
+    /// Tell each change to `tracer`, as one of inode `ino`.
+    pub fn trace(&mut self, ino: Ino, tracer: Tracer) {
+        (self.ino, self.tracer) = (ino, tracer);
+    }
+
+    fn emit(&self, event: impl FnOnce() -> Event) {
+        self.tracer.emit(self.ino, event);
     }
 
     /// The extent-status tree.
     pub const fn es(&self) -> &EsTree {
         &self.es
+    }
+
+    /// Blocks of a cluster, as a power of two.
+    pub const fn cluster_bits(&self) -> u32 {
+        self.cluster_bits
     }
 
     /// Clusters reserved.
@@ -118,7 +143,7 @@ impl Delalloc {
         };
         let (first, last) = (self.cluster_of(lblk.0), self.cluster_of(last_block));
         let mut need = last - first + 1;
-        let mut pending = Vec::new();
+        let mut pending: Vec<u32> = Vec::new();
         if self.cluster_bits > 0 {
             let edges = if first == last { vec![first] } else { vec![first, last] };
             for cluster in edges {
@@ -134,6 +159,15 @@ impl Delalloc {
             ledger.reserve(need)?;
         }
         self.reserved += need;
+        if need > 0 {
+            self.emit(|| Event::DaReserve { clusters: need, reserved: self.reserved });
+        }
+        self.emit(|| Event::EsInsertDelayed {
+            lblk: lblk.0,
+            len,
+            lclu_allocated: pending.contains(&first),
+            end_allocated: last > first && pending.contains(&last),
+        });
         self.pending.extend(pending);
         self.es.insert(EsEntry { lblk, len, status: EsStatus::Delayed, pblk: Fsblk(0) });
         Ok(())
@@ -142,6 +176,7 @@ impl Delalloc {
     /// Record what was seen on disk in passing, where nothing is known yet.
     #[doc(alias = "ext4_es_cache_extent")]
     pub fn learn(&mut self, e: EsEntry) {
+        self.emit(|| Event::EsCache(e));
         self.es.cache(e);
     }
 
@@ -159,7 +194,9 @@ impl Delalloc {
             })
             .collect();
         for gap in gaps.into_iter().chain(std::iter::once(at.min(e.end())..e.end())).filter(|g| !g.is_empty()) {
-            self.es.insert(e.clip(&gap));
+            let part = e.clip(&gap);
+            self.emit(|| Event::EsInsert(part));
+            self.es.insert(part);
         }
     }
 
@@ -176,6 +213,11 @@ impl Delalloc {
         // Reserved clusters that now have an allocated block, whether the delayed ones are inside `e` or beside it.
         let whole = self.blocks_of(first).start..self.blocks_of(last).end;
         let settled = self.count_reserved(whole);
+        self.emit(|| Event::EsInsert(e));
+        if settled > 0 {
+            let reserved = self.reserved;
+            self.emit(|| Event::DaUpdate { clusters: settled, reserved, quota_claim: takes_clusters });
+        }
         self.es.insert(e);
         self.reserved -= settled;
         if self.cluster_bits > 0 {
@@ -217,10 +259,14 @@ impl Delalloc {
             return;
         }
         let touched = self.delayed_clusters(range.clone());
+        self.emit(|| Event::EsRemove { lblk: range.start, len: range.end - range.start });
         self.es.remove(range);
         let mut released = 0;
         for clusters in touched {
             released += self.release_clusters(clusters);
+        }
+        if released > 0 {
+            self.emit(|| Event::DaRelease { clusters: released, reserved: self.reserved });
         }
         self.reserved -= released;
         if released > 0 {
@@ -276,7 +322,9 @@ impl Delalloc {
             }
         }
         if reserved != self.reserved {
-            return Ok(Some(format!("{} clusters reserved, {reserved} delayed and not allocated", self.reserved)));
+            let leak = if self.reserved > reserved { "a reservation leaks: " } else { "" };
+            let had = self.reserved;
+            return Ok(Some(format!("{leak}{had} clusters reserved, {reserved} delayed and not allocated")));
         }
         if pending != self.pending {
             return Ok(Some(format!("pending {:?}, delayed and allocated {pending:?}", self.pending)));

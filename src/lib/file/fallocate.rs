@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::event::Event;
 use super::folio::PAGE;
 use super::inode::MemInode;
 use super::map::Create;
@@ -23,7 +24,7 @@ impl Mount {
     #[doc(alias = "ext4_do_fallocate")]
     pub fn fallocate(&mut self, ino: Ino, pos: u64, len: u64, keep: bool) -> Result<()> {
         self.changing(ino, |m, i| {
-            let range = m.begin_range(i, pos, len)?;
+            let range = m.begin_range(i, pos, len, Event::Fallocate { offset: pos, len, keep_size: keep })?;
             let size = (!keep && (range.end > i.size || range.end > i.disksize)).then_some(range.end);
             let (first, end) = (m.block_of(range.start), m.block_up(range.end));
             m.allocate_blocks(i, first, end, size, Create { unwritten: true, ..Create::default() })
@@ -37,7 +38,7 @@ impl Mount {
     #[doc(alias = "ext4_punch_hole")]
     pub fn punch(&mut self, ino: Ino, pos: u64, len: u64) -> Result<()> {
         self.changing(ino, |m, i| {
-            let mut range = m.begin_range(i, pos, len)?;
+            let mut range = m.begin_range(i, pos, len, Event::PunchHole { offset: pos, len })?;
             if range.start >= i.size {
                 return Ok(());
             }
@@ -63,7 +64,7 @@ impl Mount {
     #[doc(alias = "ext4_zero_range")]
     pub fn zero_range(&mut self, ino: Ino, pos: u64, len: u64, keep: bool) -> Result<()> {
         self.changing(ino, |m, i| {
-            let range = m.begin_range(i, pos, len)?;
+            let range = m.begin_range(i, pos, len, Event::ZeroRange { offset: pos, len, keep_size: keep })?;
             let block = m.block_size();
             let size = (!keep && (range.end > i.size || range.end > i.disksize)).then_some(range.end);
             let how = Create { unwritten: true, ..Create::default() };
@@ -97,7 +98,7 @@ impl Mount {
     #[doc(alias = "ext4_collapse_range")]
     pub fn collapse(&mut self, ino: Ino, pos: u64, len: u64) -> Result<()> {
         self.changing(ino, |m, i| {
-            let range = m.begin_range(i, pos, len)?;
+            let range = m.begin_range(i, pos, len, Event::CollapseRange { offset: pos, len })?;
             m.check_shift(&range, range.end < i.size)?;
             let from = range.start & !(PAGE - 1);
             // The folio that holds the first byte goes as a whole.
@@ -121,7 +122,7 @@ impl Mount {
     #[doc(alias = "ext4_insert_range")]
     pub fn insert(&mut self, ino: Ino, pos: u64, len: u64) -> Result<()> {
         self.changing(ino, |m, i| {
-            let range = m.begin_range(i, pos, len)?;
+            let range = m.begin_range(i, pos, len, Event::InsertRange { offset: pos, len })?;
             m.check_shift(&range, range.start < i.size)?;
             let from = range.start & !(PAGE - 1);
             m.write_back_range(i, from..u64::MAX)?;
@@ -137,13 +138,14 @@ impl Mount {
     }
 
     /// What all of these begin with: the change is noted in the inode, the range is a range.
-    fn begin_range(&mut self, i: &mut MemInode, pos: u64, len: u64) -> Result<Range<u64>> {
+    fn begin_range(&mut self, i: &mut MemInode, pos: u64, len: u64, what: Event) -> Result<Range<u64>> {
         let bits = self.block_bits();
         let end = pos.checked_add(len).filter(|e| len > 0 && *e >> bits < u64::from(u32::MAX));
         let end = end.ok_or_else(|| invalid("range", len, "not empty, within the largest file"))?;
         if !self.is_extents(i) {
             return Err(invalid("file", i.o.ino.0.into(), "one with an extent tree"));
         }
+        self.tracer.emit(i.o.ino, || what);
         self.store(i)?;
         Ok(pos..end)
     }
@@ -222,7 +224,7 @@ impl Mount {
         if range.is_empty() { Ok(()) } else { self.path_of(i).write_back(self, i, range) }
     }
 
-    fn note_hole(&self, i: &mut MemInode, start: u32, end: u32) {
+    pub(super) fn note_hole(&self, i: &mut MemInode, start: u32, end: u32) {
         let _ = self;
         let status = super::extent_status::EsStatus::Hole;
         let hole =

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::extent_status::{EsEntry, EsStatus};
 use crate::units::Fsblk;
 
 /// log2 of the page size.
@@ -41,6 +42,15 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// Note the place that was found or made for the block; `new` where this look made it.
+    pub fn place(&mut self, e: &EsEntry, new: bool) {
+        self.mapped = true;
+        self.delay = e.status == EsStatus::Delayed;
+        self.unwritten = e.status == EsStatus::Unwritten;
+        self.new = new || self.delay || self.unwritten;
+        self.pblk = e.pblk;
+    }
+
     /// Whether writeback has to ask for a place, or for a conversion, first.
     pub const fn needs_mapping(&self) -> bool {
         self.dirty && self.mapped && (self.delay || self.unwritten)

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::event::{Event, Task};
 use super::extent_status::{Cookie, EsEntry, EsStatus};
 use super::folio::{Folio, PAGE_BITS};
 use super::inode::{Lost, MemInode};
@@ -215,6 +216,7 @@ impl Mount {
         if range.is_empty() {
             return Ok(());
         }
+        self.tracer.emit(i.o.ino, || Event::WritePages { start: range.start, end: range.end - 1 });
         let (bits, last) = (self.block_bits(), (range.end - 1) >> PAGE_BITS);
         let mut commits = 0;
         let mut at = range.start >> PAGE_BITS;
@@ -284,17 +286,20 @@ impl Mount {
         let bits = self.block_bits();
         self.write_cached(i, e.lblk.0..e.end(), e.pblk)?;
         let failed = i.failed.range(e.lblk.0..e.end()).next().is_some();
+        let task = self.tracer.act_as(Task::EndIo);
         if e.status == EsStatus::Unwritten {
             self.end_io(i, e.lblk.0..e.end())?;
         }
         if failed {
             // The size on disk covers only what reached the device.
+            self.tracer.act_as(task);
             return Ok(());
         }
         let end = (u64::from(e.end()) << bits).min(i.size);
         if self.grow_disksize(i, end) {
             self.store(i)?;
         }
+        self.tracer.act_as(task);
         Ok(())
     }
 }

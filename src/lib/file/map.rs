@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use super::delalloc::Allocation as _;
+use super::event::Event;
 use super::extent_status::{EsEntry, EsStatus, MAX_BLOCKS};
 use super::inode::{Disk, MemInode};
 use super::mount::Mount;
@@ -30,6 +31,15 @@ pub(super) struct Create {
     /// Written blocks become unwritten ones.
     #[doc(alias = "EXT4_GET_BLOCKS_CONVERT_UNWRITTEN")]
     pub(super) reset: bool,
+}
+
+/// Whether a delayed write looks at its blocks again once it holds the exclusive lock. The first look-up takes no lock that
+/// keeps fallocate away from a page fault, so without a second one a reservation can be made for blocks that are
+/// allocated by now. The engine always looks again; the explorer of interleavings shows what happens otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recheck {
+    Yes,
+    No,
 }
 
 /// What blocks are now, and whether that is news: allocated or initialised by this call.
@@ -98,6 +108,16 @@ impl Mount {
     #[doc(alias = "ext4_da_map_blocks")]
     pub(super) fn map_delayed(&mut self, i: &mut MemInode, lblk: u32, len: u32) -> Result<Mapped> {
         let e = self.query(i, lblk, len)?;
+        if e.status == EsStatus::Hole { self.insert_delayed(i, e, Recheck::Yes) } else { Ok(Mapped { e, new: false }) }
+    }
+
+    /// The second half of a delayed write, under the exclusive lock: what was a hole becomes delayed, unless it is one no more.
+    #[doc(alias = "ext4_insert_delayed_blocks")]
+    pub(super) fn insert_delayed(&mut self, i: &mut MemInode, found: EsEntry, recheck: Recheck) -> Result<Mapped> {
+        let e = match recheck {
+            Recheck::Yes => self.query(i, found.lblk.0, found.len)?,
+            Recheck::No => found,
+        };
         if e.status != EsStatus::Hole {
             return Ok(Mapped { e, new: false });
         }
@@ -196,6 +216,7 @@ impl Mount {
         if !how.unwritten {
             i.datasync_tid = tid;
         }
+        self.tracer.emit(i.o.ino, || Event::AllocateBlocks { lblk: got.lblk.0, len: got.len, pblk: got.pblk });
         let status = if got.unwritten { EsStatus::Unwritten } else { EsStatus::Written };
         let e = EsEntry { lblk: got.lblk, len: got.len, status, pblk: got.pblk };
         self.learn_leaf(i, lblk)?;
@@ -257,7 +278,9 @@ impl Mount {
     #[doc(alias = "ext4_ext_remove_space")]
     pub(super) fn remove_space(&mut self, i: &mut MemInode, start: u32, end: u64) -> Result<()> {
         let journalled = self.journals_data(i);
-        i.dd.remove(start..u32::try_from(end).unwrap_or(u32::MAX), &mut self.space);
+        let upto = u32::try_from(end).unwrap_or(u32::MAX);
+        i.dd.remove(start..upto, &mut self.space);
+        self.tracer.emit(i.o.ino, || Event::RemoveSpace { start, end: upto.saturating_sub(1), depth: depth(i) });
         let gone = |b: &u32| *b >= start && u64::from(*b) < end;
         i.exposed.retain(|b| !gone(b));
         i.failed.retain(|b| !gone(b));
@@ -287,6 +310,11 @@ impl Mount {
         }
         Ok(())
     }
+}
+
+/// Levels of a file's extent tree above its leaves.
+fn depth(i: &MemInode) -> u16 {
+    Node::decode(&i.o.inode.block_area()).map_or(0, |n| n.depth)
 }
 
 impl Mount {

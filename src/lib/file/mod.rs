@@ -3,7 +3,7 @@
 //! Names are the kernel's: extent status, delayed allocation, pending reservation, `i_disksize`, folio, ioend.
 //! [`Mount`] is a filesystem in use, with files ([`MemInode`]) in memory; operations on files are its methods. Below
 //! it, pure state that does no I/O: [`extent_status`], the cache of what each block of a file is; [`delalloc`], the cluster
-//! arithmetic of reservations over it; [`folio`], the page cache; [`space`], what may still be promised.
+//! arithmetic of reservations over it; [`event`], what both tell of their changes; [`folio`], the page cache; [`space`], what may still be promised.
 //!
 //! How data gets to the device is a [`WritePath`]: [`buffer_head`] or [`iomap`], chosen for each file by [`Mount::uses_iomap`].
 //!
@@ -13,6 +13,7 @@ pub mod buffer_head;
 mod check;
 pub mod delalloc;
 mod direct;
+pub mod event;
 pub mod extent_status;
 mod fallocate;
 #[cfg(test)]
@@ -30,6 +31,8 @@ mod path;
 mod peek;
 mod read;
 pub mod space;
+#[doc(hidden)]
+pub mod steps;
 mod sync;
 mod truncate;
 mod writeback;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::event::{Event, Task, Tracer};
 use super::folio::{PAGE, Spare};
 use super::inode::MemInode;
 use super::options::{Commits, DataMode, MountOptions, PathChoice};
@@ -43,6 +44,7 @@ pub struct Mount {
     #[doc(alias = "b_dirty")]
     pub(super) dirtied: Vec<Ino>,
     pub(super) now: Timestamp,
+    pub(super) tracer: Tracer,
 }
 
 impl Mount {
@@ -66,7 +68,7 @@ impl Mount {
     pub fn over(journal: Journal, fs: Filesystem, options: MountOptions, now: Timestamp) -> Self {
         let (inodes, dirtied, spare) = (BTreeMap::new(), Vec::new(), Spare::default());
         let space = Self::count(&fs, &options);
-        Self { journal, fs, options, space, inodes, roomy: 0, spare, dirtied, now }
+        Self { journal, fs, options, space, inodes, roomy: 0, spare, dirtied, now, tracer: Tracer::OFF }
     }
 
     fn count(fs: &Filesystem, options: &MountOptions) -> Space {
@@ -89,6 +91,11 @@ impl Mount {
             return Err(Error::InvalidArgument { name: "block size", value, allowed: "a page or less" });
         }
         Ok(())
+    }
+
+    /// Tell what happens to files that come into memory from now on.
+    pub fn trace(&mut self, tracer: Tracer) {
+        self.tracer = tracer;
     }
 
     /// The volume, as the running transaction has it.
@@ -148,6 +155,7 @@ impl Mount {
             let large = self.options.large_folios && self.options.data != DataMode::Journal;
             let mut i = MemInode::new(o, geo.block_bits, geo.cluster_bits, large);
             i.cache.adopt(std::mem::take(&mut self.spare));
+            i.dd.trace(ino, self.tracer.clone());
             // What changed it last is not known: the running transaction may have.
             let tid = Some(self.journal.running());
             (i.sync_tid, i.datasync_tid) = (tid, tid);
@@ -361,6 +369,16 @@ impl Mount {
         if !self.may_commit() {
             return Err(Error::TransactionTooLarge { need: LEAST_ROOM, have: self.journal.room() });
         }
+        let transaction = self.journal.running().0;
+        let task = self.tracer.act_as(Task::Commit);
+        self.tracer.emit(Ino(0), || Event::StartCommit { transaction });
+        let done = self.commit_running(current);
+        self.tracer.emit(Ino(0), || Event::EndCommit { transaction });
+        self.tracer.act_as(task);
+        done
+    }
+
+    fn commit_running(&mut self, current: Option<&mut MemInode>) -> Result<()> {
         if let Some(i) = current {
             self.submit_ordered(i)?;
         }
@@ -383,7 +401,10 @@ impl Mount {
     #[doc(alias = "jbd2_submit_inode_data")]
     fn submit_ordered(&mut self, i: &mut MemInode) -> Result<()> {
         match i.ordered.take() {
-            Some(range) if !i.cache.is_empty() => self.write_mapped(i, range),
+            Some(range) if !i.cache.is_empty() => {
+                self.tracer.emit(i.o.ino, || Event::SubmitInodeData);
+                self.write_mapped(i, range)
+            }
             _ => Ok(()),
         }
     }

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::event::Event;
 use super::inode::MemInode;
 use super::mount::Mount;
 use super::path::{Bytes, IovIter};
@@ -92,6 +93,7 @@ impl Mount {
     #[doc(alias = "ext4_sync_file")]
     pub fn fsync(&mut self, ino: Ino, data_only: bool) -> Result<()> {
         self.on(ino, |m, i| {
+            m.tracer.emit(i.o.ino, || Event::SyncFile { datasync: data_only });
             let done = m.write_back_range(i, 0..u64::MAX);
             if let Some(lost) = i.lost.take() {
                 return Err(lost.error());
@@ -202,7 +204,11 @@ impl Mount {
     /// Start writing back a file that holds reservations.
     #[doc(alias = "ext4_alloc_da_blocks")]
     pub(super) fn flush_delayed(&mut self, i: &mut MemInode) -> Result<()> {
-        if i.dd.reserved() == 0 { Ok(()) } else { self.write_back_range(i, 0..u64::MAX) }
+        if i.dd.reserved() == 0 {
+            return Ok(());
+        }
+        self.tracer.emit(i.o.ino, || Event::AllocDaBlocks { reserved: i.dd.reserved() });
+        self.write_back_range(i, 0..u64::MAX)
     }
 
     /// Another file is about to lose its name to this one: what is reserved goes to the device first.
@@ -237,6 +243,7 @@ impl Mount {
         let mut i = self.take(ino)?;
         self.make_room(Some(&mut i))?;
         self.leave_orphans(&i)?;
+        self.tracer.emit(ino, || Event::EvictInode { nlink: 0 });
         i.dd.remove(0..u32::MAX, &mut self.space);
         self.fs.alloc.release_file(&self.fs.volume, ino)?;
         let now = self.now;

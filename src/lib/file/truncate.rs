@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::event::Event;
 use super::extent_status::EsStatus;
 use super::folio::PAGE_BITS;
 use super::inode::MemInode;
@@ -48,6 +49,10 @@ impl Mount {
     /// Free all behind the end of the file, allocated or reserved, and clear the rest of its last block.
     #[doc(alias = "ext4_truncate")]
     pub(super) fn cut(&mut self, i: &mut MemInode) -> Result<()> {
+        let cluster = self.block_size() << self.fs.volume.geometry().cluster_bits;
+        let block = self.fs.volume.geometry().block_size;
+        let sectors = || (i.o.inode.allocated_bytes(block) + u64::from(i.dd.reserved()) * cluster) / 512;
+        self.tracer.emit(i.o.ino, || Event::Truncate { sectors: sectors() });
         if i.size == 0 && self.options.auto_da_alloc {
             i.flush_on_close = true;
         }

@@ -9,6 +9,7 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
+use super::event::{Event, Task};
 use super::extent_status::EsStatus;
 use super::folio::{Buffer, PAGE, PAGE_BITS};
 use super::inode::{Lost, MemInode};
@@ -35,8 +36,9 @@ struct Gathered {
 }
 
 /// A pass over dirty folios.
+#[derive(Debug)]
 #[doc(alias = "mpage_da_data")]
-struct Pass {
+pub(super) struct Pass {
     /// Where to go on.
     pos: u64,
     /// Last page.
@@ -53,6 +55,29 @@ struct Pass {
 }
 
 impl Pass {
+    /// One over the folios that meet `range`, which is not empty.
+    pub(super) fn new(range: &Range<u64>) -> Self {
+        Self {
+            pos: range.start & !(PAGE - 1),
+            last: (range.end - 1) >> PAGE_BITS,
+            next_pos: 0,
+            may_map: false,
+            finished: false,
+            map: Gathered::default(),
+            convert: Vec::new(),
+        }
+    }
+
+    /// A transaction is at hand; gather anew.
+    pub(super) fn map_more(&mut self) {
+        (self.may_map, self.map) = (true, Gathered::default());
+    }
+
+    /// Whether all has been looked at, and nothing is left to be mapped.
+    pub(super) const fn is_done(&self) -> bool {
+        self.finished && self.map.len == 0
+    }
+
     /// Whether the block can be part of what is gathered, or needs nothing while nothing is gathered.
     #[doc(alias = "mpage_add_bh_to_extent")]
     fn add(&mut self, lblk: u32, b: &Buffer) -> bool {
@@ -85,21 +110,14 @@ impl Mount {
     /// Write back the dirty folios that meet `range`.
     #[doc(alias = "ext4_do_writepages")]
     pub(super) fn write_pages(&mut self, i: &mut MemInode, range: Range<u64>) -> Result<()> {
+        self.tracer.emit(i.o.ino, || Event::WritePages { start: range.start, end: range.end.saturating_sub(1) });
         if range.is_empty() || !i.cache.iter().any(|f| f.dirty) {
             return Ok(());
         }
         if self.journals_data(i) {
             return self.write_journalled(i);
         }
-        let mut pass = Pass {
-            pos: range.start & !(PAGE - 1),
-            last: (range.end - 1) >> PAGE_BITS,
-            next_pos: 0,
-            may_map: false,
-            finished: false,
-            map: Gathered::default(),
-            convert: Vec::new(),
-        };
+        let mut pass = Pass::new(&range);
         let done = self.write_pass(i, &mut pass);
         let sent = self.flush_bio(i);
         let ended = self.end_all_io(i, &mut pass);
@@ -110,16 +128,12 @@ impl Mount {
     fn write_pass(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
         self.gather(i, pass)?;
         self.flush_bio(i)?;
-        pass.may_map = true;
         let mut commits = 0;
         while !pass.finished {
             self.make_room(Some(i))?;
-            pass.map = Gathered::default();
+            pass.map_more();
             self.gather(i, pass)?;
-            let mut done = Ok(());
-            if pass.map.len > 0 {
-                done = self.map_and_submit(i, pass);
-            }
+            let done = self.map_gathered(i, pass);
             self.flush_bio(i)?;
             match done {
                 Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 && self.may_commit() => {
@@ -151,11 +165,16 @@ impl Mount {
 
     /// The data that was submitted is on the device: what was allocated unwritten for it becomes written.
     #[doc(alias = "ext4_end_io_rsv_work")]
-    fn end_all_io(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
-        for r in std::mem::take(&mut pass.convert) {
-            self.end_io(i, r)?;
-        }
-        Ok(())
+    pub(super) fn end_all_io(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
+        let task = self.tracer.act_as(Task::EndIo);
+        let done = std::mem::take(&mut pass.convert).into_iter().try_for_each(|r| self.end_io(i, r));
+        self.tracer.act_as(task);
+        done
+    }
+
+    /// Map and write what was gathered.
+    pub(super) fn map_gathered(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
+        if pass.map.len > 0 { self.map_and_submit(i, pass) } else { Ok(()) }
     }
 
     /// Data that goes through the journal is at home in it: a commit makes it durable.
@@ -185,7 +204,7 @@ impl Mount {
 
     /// Walk dirty folios: write those that need no mapping while nothing is gathered, then gather what does.
     #[doc(alias = "mpage_prepare_extent_to_map")]
-    fn gather(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
+    pub(super) fn gather(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
         let mut at = pass.pos >> PAGE_BITS;
         while let Some(index) = i.cache.next_dirty(at, pass.last) {
             let Some(f) = i.cache.find(index) else { break };
@@ -247,6 +266,8 @@ impl Mount {
         let mut done = Ok(());
         while pass.map.len > 0 {
             let how = Create { unwritten, pre_io: unwritten, writeback: pass.map.delay, ..Create::default() };
+            let Gathered { lblk, len, delay, unwritten } = pass.map;
+            self.tracer.emit(i.o.ino, || Event::DaWritePagesExtent { lblk, len, delayed: delay, unwritten });
             match self.map_create(i, pass.map.lblk, pass.map.len, how) {
                 Ok(m) => {
                     progress = true;
@@ -345,7 +366,7 @@ impl Mount {
 
     /// Write what is on its way.
     #[doc(alias = "ext4_io_submit")]
-    fn flush_bio(&mut self, i: &mut MemInode) -> Result<()> {
+    pub(super) fn flush_bio(&mut self, i: &mut MemInode) -> Result<()> {
         match i.bio.take() {
             Some((bytes, pblk)) => self.write_bytes(i, &bytes, pblk),
             None => Ok(()),

@@ -12,6 +12,7 @@ use super::state::{fs_state, state};
 use crate::device::BlockDevice;
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
+use crate::file::event::{Traced, Tracer};
 use crate::file::{Mount, MountOptions, PathChoice};
 use crate::format::inode::TimeField;
 use crate::namei::{Attributes, Context, Namei, What};
@@ -66,18 +67,51 @@ fn errno(e: Error, mapped: bool) -> Result<&'static str> {
 /// # Errors
 /// What the device and the filesystem report beyond what a script can cause.
 pub fn run(script: &Script, device: &Arc<dyn BlockDevice>, settings: Settings, emit: Emit<'_>) -> Result<()> {
+    watch(script, device, settings, &Tracer::OFF, &mut |seen| emit(&seen.record))
+}
+
+/// What is seen of a script that is being run.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The record.
+    pub record: Value,
+    /// The filesystem, between two operations; none where it is not mounted any more.
+    pub mount: Option<&'a Mount>,
+    /// Open files by name.
+    pub open: &'a BTreeMap<String, Ino>,
+    /// What happened since the last record.
+    pub events: &'a [Traced],
+}
+
+/// As [`run`], with a look at the filesystem after each operation, and at what `tracer` took since.
+///
+/// # Errors
+/// As [`run`].
+pub fn watch(
+    script: &Script,
+    device: &Arc<dyn BlockDevice>,
+    settings: Settings,
+    tracer: &Tracer,
+    see: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+) -> Result<()> {
     let mut engine = Engine::new(script, device, settings)?;
-    emit(&engine.header())?;
+    engine.mount.trace(tracer.clone());
+    see(Seen { record: engine.header(), mount: Some(&engine.mount), open: &engine.open, events: &[] })?;
+    let finally = |events: &[Traced], see: &mut dyn FnMut(Seen<'_>) -> Result<()>| {
+        let record = json!({ "final": recovered(device, settings.now)? });
+        see(Seen { record, mount: None, open: &BTreeMap::new(), events })
+    };
     for (n, (op, raw)) in script.ops.iter().enumerate() {
         let record = engine.step(n, op, raw, device)?;
-        emit(&record)?;
+        let events = tracer.take();
+        see(Seen { record, mount: Some(&engine.mount), open: &engine.open, events: &events })?;
         if let Op::Shutdown { .. } = op {
             drop(engine);
-            return emit(&json!({ "final": recovered(device, settings.now)? }));
+            return finally(&[], see);
         }
     }
     engine.finish()?;
-    emit(&json!({ "final": recovered(device, settings.now)? }))
+    finally(&tracer.take(), see)
 }
 
 impl<'s> Engine<'s> {

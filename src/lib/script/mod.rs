@@ -13,7 +13,7 @@ mod parse;
 mod recovered;
 mod state;
 
-pub use engine::{Emit, Settings, run};
+pub use engine::{Emit, Seen, Settings, run, watch};
 pub use make::make;
 pub use parse::{Head, Op, Script};
 pub use recovered::recovered;

@@ -3,6 +3,7 @@
 pub mod commands;
 pub mod exercise;
 pub mod fuzz;
+pub mod interleave;
 pub mod surgery;
 
 pub use crate::device::crash;

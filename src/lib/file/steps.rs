@@ -1,0 +1,199 @@
+//! Operations in pieces: what happens under one lock, as a call of its own. For the explorer of interleavings
+//! ([`crate::testing::interleave`]), which orders the pieces of several tasks; each runs the code that the whole operations
+//! run. A piece ends where the kernel would let go of a lock, or take one.
+
+use std::ops::Range;
+
+use super::event::Tracer;
+use super::extent_status::EsEntry;
+use super::folio::PAGE_BITS;
+use super::map::{Create, Recheck};
+use super::mount::Mount;
+use super::writeback::Pass;
+use crate::error::Result;
+use crate::units::Ino;
+
+/// Folios that writeback has locked, and what it will map.
+#[derive(Debug)]
+pub struct Writeback(Pass);
+
+impl Writeback {
+    /// Whether there is nothing more to be mapped.
+    pub const fn is_done(&self) -> bool {
+        self.0.is_done()
+    }
+}
+
+impl Mount {
+    /// A folio is locked for a page fault or a write: it is there, with its blocks. `false` where a fault finds it beyond the end.
+    pub fn begin_folio(&mut self, ino: Ino, page: u64, fault: bool) -> Result<bool> {
+        self.on(ino, |m, i| {
+            if fault && page << PAGE_BITS >= i.size {
+                return Ok(false);
+            }
+            let bits = m.block_bits();
+            let f = i.cache.grab(page, 0);
+            f.create_buffers(bits);
+            let index = f.index;
+            if fault {
+                m.read_folio(i, index)?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// The first look at a block, which takes no lock that keeps others from changing it afterwards. `None` where the page
+    /// cache knows the block's place.
+    pub fn look_up_block(&mut self, ino: Ino, lblk: u32) -> Result<Option<EsEntry>> {
+        self.on(ino, |m, i| {
+            let pos = u64::from(lblk) << m.block_bits();
+            let known = i
+                .cache
+                .find(pos >> PAGE_BITS)
+                .is_some_and(|f| f.buffers.get(((pos - f.pos()) >> m.block_bits()) as usize).is_some_and(|b| b.mapped));
+            if known { Ok(None) } else { m.query(i, lblk, 1).map(Some) }
+        })
+    }
+
+    /// The second half, under the exclusive lock: what was found a hole becomes delayed; `recheck` is the second look.
+    pub fn reserve_block(&mut self, ino: Ino, found: EsEntry, recheck: bool) -> Result<()> {
+        self.on(ino, |m, i| {
+            let lblk = found.lblk.0;
+            let mapped = if found.status == super::extent_status::EsStatus::Hole {
+                m.insert_delayed(i, found, if recheck { Recheck::Yes } else { Recheck::No })?
+            } else {
+                super::map::Mapped { e: found, new: false }
+            };
+            let (bits, pos) = (m.block_bits(), u64::from(lblk) << m.block_bits());
+            if let Some(f) = i.cache.find_mut(pos >> PAGE_BITS) {
+                let at = ((pos - f.pos()) >> bits) as usize;
+                if let Some(b) = f.buffers.get_mut(at) {
+                    b.place(&mapped.e, mapped.new);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The store of a fault, and the folio is let go of, dirty.
+    pub fn end_fault(&mut self, ino: Ino, page: u64) -> Result<()> {
+        self.on(ino, |m, i| {
+            let Some(f) = i.cache.find(page) else { return Ok(()) };
+            let (index, range) = (f.index, f.pos()..f.end().min(i.size));
+            if range.is_empty() {
+                return Ok(());
+            }
+            m.commit_write(i, index, &range);
+            if let Some(f) = i.cache.find_mut(index) {
+                f.dirty_all();
+            }
+            Ok(())
+        })
+    }
+
+    /// The end of a write into one folio: its blocks are dirty, the size follows.
+    pub fn end_write(&mut self, ino: Ino, range: Range<u64>) -> Result<()> {
+        self.on(ino, |m, i| {
+            let Some(index) = i.cache.find(range.start >> PAGE_BITS).map(|f| f.index) else { return Ok(()) };
+            m.end_delayed(i, index, range)
+        })
+    }
+
+    /// fallocate's share of one lock: blocks from `first` on are allocated, unwritten. Returns where to go on.
+    pub fn allocate_some(&mut self, ino: Ino, first: u32, end: u32) -> Result<u32> {
+        self.on(ino, |m, i| {
+            let how = Create { unwritten: true, ..Create::default() };
+            let done = m.map_create(i, first, end - first, how)?.e.end();
+            m.store_data(i)?;
+            Ok(done)
+        })
+    }
+
+    /// The size that fallocate leaves.
+    pub fn extend_to(&mut self, ino: Ino, size: u64) -> Result<()> {
+        self.on(ino, |m, i| {
+            i.size = i.size.max(size);
+            m.grow_disksize(i, size);
+            m.store_data(i)
+        })
+    }
+
+    /// A smaller size takes effect.
+    pub fn shrink_to(&mut self, ino: Ino, size: u64) -> Result<()> {
+        self.on(ino, |m, i| {
+            (i.size, i.disksize) = (size, size);
+            m.store_data(i)
+        })
+    }
+
+    /// The pages of a range of bytes go; those at its edges are cleared in part.
+    pub fn drop_range(&mut self, ino: Ino, range: Range<u64>) -> Result<()> {
+        self.on(ino, |_, i| {
+            i.cache.truncate(range.start, range.end, i.size);
+            Ok(())
+        })
+    }
+
+    /// What lies behind the end is freed.
+    pub fn cut_end(&mut self, ino: Ino) -> Result<()> {
+        self.on(ino, Self::cut)
+    }
+
+    /// Blocks are freed, and known as a hole.
+    pub fn free_blocks(&mut self, ino: Ino, blocks: Range<u32>) -> Result<()> {
+        self.on(ino, |m, i| {
+            m.remove_space(i, blocks.start, blocks.end.into())?;
+            m.note_hole(i, blocks.start, blocks.end);
+            m.store_data(i)
+        })
+    }
+
+    /// Writeback locks dirty folios of a range of bytes and gathers what it will map.
+    pub fn gather_dirty(&mut self, ino: Ino, range: Range<u64>) -> Result<Writeback> {
+        self.on(ino, |m, i| {
+            let mut pass = Pass::new(&range);
+            m.gather(i, &mut pass)?;
+            pass.map_more();
+            m.gather(i, &mut pass)?;
+            m.flush_bio(i)?;
+            Ok(Writeback(pass))
+        })
+    }
+
+    /// Writeback maps what it gathered, writes it, and lets go of the folios.
+    pub fn map_dirty(&mut self, ino: Ino, w: &mut Writeback) -> Result<()> {
+        self.on(ino, |m, i| {
+            let done = m.map_gathered(i, &mut w.0);
+            m.flush_bio(i)?;
+            done
+        })
+    }
+
+    /// The end of I/O: what was mapped unwritten becomes written.
+    pub fn finish_io(&mut self, ino: Ino, w: &mut Writeback) -> Result<()> {
+        self.on(ino, |m, i| m.end_all_io(i, &mut w.0))
+    }
+
+    /// Check what must hold at every moment, tasks in the middle of something or not: reservations are those that delayed
+    /// blocks need, the status tree says what the map says, nothing is promised twice. The first violation as text.
+    pub fn check_moment(&self) -> Result<Option<String>> {
+        let mut reserved = 0;
+        for i in self.inodes.values() {
+            reserved += u64::from(i.dd.reserved());
+            if let Some(wrong) = self.check_reservations(i)? {
+                return Ok(Some(wrong));
+            }
+        }
+        let dirty = self.space.dirty.exact();
+        Ok((reserved != dirty)
+            .then(|| format!("files hold {reserved} reserved clusters, the filesystem counts {dirty}")))
+    }
+
+    /// Tell what happens to all files from now on.
+    pub fn trace_all(&mut self, tracer: &Tracer) {
+        self.tracer = tracer.clone();
+        for i in self.inodes.values_mut() {
+            i.dd.trace(i.o.ino, tracer.clone());
+        }
+    }
+}
