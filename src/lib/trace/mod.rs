@@ -1,5 +1,5 @@
 //! Traces of the write path: what [`crate::file::event`] tells, as text ([`render`]); logs of the kernel's tracepoints read
-//! ([`log`]), and held against the rules of delayed allocation ([`follow`]).
+//! ([`log`]), and held against the rules of delayed allocation ([`follow()`]).
 
 pub mod follow;
 pub mod log;
