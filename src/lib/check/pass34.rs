@@ -137,10 +137,12 @@ pub(super) fn links(ctx: &Ctx<'_>, found: &Found, clerk: &mut Clerk<'_>) -> Resu
     Ok(())
 }
 
+/// Whether an inode needs no name. Quota files of users and groups have reserved numbers; one elsewhere is not what the
+/// superblock says it is, and is saved as any file.
 fn is_exempt(ctx: &Ctx<'_>, ino: Ino) -> bool {
     ino == Ino::BAD
         || (ino.0 > Ino::ROOT.0 && ino.0 < ctx.geo.first_ino)
-        || ctx.is_super_quota(ino)
+        || ino.0 == ctx.sb.prj_quota_inum.get()
         || ctx.is_orphan_file(ino)
 }
 
