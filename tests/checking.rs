@@ -491,7 +491,7 @@ const ILLS: &[(&str, Cut, Problem)] = &[
     ("unused inodes", |p| p.group(|d| d.set_itable_unused(5000)), Problem::GroupDescItableUnused),
     ("no block bitmap", |p| p.group(|d| d.set_block_bitmap(Fsblk(0))), Problem::CheckDescFailed),
     ("inode table elsewhere", |p| p.group(|d| d.set_inode_table(Fsblk(3))), Problem::CheckDescFailed),
-    ("quota file of users", |p| p.superblock(|s| s.usr_quota_inum.set(14)), Problem::BadIno),
+    ("quota file of users", |p| p.superblock(|s| s.usr_quota_inum.set(14)), Problem::InvalidQuotaIno),
     ("inodes of all", |p| p.superblock(|s| s.inodes_count.set(7)), Problem::OpenFailed),
 ];
 

@@ -97,9 +97,7 @@ fn times(ctx: &Ctx<'_>, opts: &CheckOptions, clerk: &mut Clerk<'_>) {
 
 fn quota_inodes(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     let sb = ctx.sb;
-    if !ctx.geo.features.ro_compat.contains(RoCompat::QUOTA) {
-        return;
-    }
+    let on = ctx.geo.features.ro_compat.contains(RoCompat::QUOTA);
     let files = [
         ("user", sb.usr_quota_inum.get(), Some(Ino::USR_QUOTA)),
         ("group", sb.grp_quota_inum.get(), Some(Ino::GRP_QUOTA)),
@@ -107,7 +105,10 @@ fn quota_inodes(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     ];
     for (what, ino, reserved) in files {
         let usual = reserved.is_some_and(|r| r.0 == ino);
-        if ino != 0 && !usual && (ino < ctx.geo.first_ino || ino > ctx.geo.inodes_count) {
+        let outside = ino < ctx.geo.first_ino || ino > ctx.geo.inodes_count;
+        // Somebody's file: it would lose its name, were it taken for a quota file.
+        let other = || ctx.vol.raw_inode(Ino(ino)).is_ok_and(|inode| inode.core().links_count.get() != 0);
+        if ino != 0 && !usual && if outside { on } else { reserved.is_some() && other() } {
             clerk.report(Finding::inode(P::InvalidQuotaIno, Ino(ino)).what(what));
         }
     }
