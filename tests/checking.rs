@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ext4kit::Error;
 use ext4kit::check::{
-    Answers, CheckOptions, Collect, Finding, Journal, Outcome, Problem, RepairOptions, Summary, check, repair,
+    Answers, CheckOptions, Collect, Finding, Outcome, Problem, RepairOptions, Summary, check, repair,
 };
 use ext4kit::device::{BlockDevice, MemoryDevice, RecordDevice};
 use ext4kit::env::{SeededEntropy, Timestamp};
@@ -26,15 +26,7 @@ use ext4kit::units::{Fsblk, Group, Ino, Lblk};
 use ext4kit::volume::{LastLink, Mapping, OpenOptions, Owner, Volume};
 
 fn options(jobs: usize) -> CheckOptions {
-    CheckOptions {
-        superblock: None,
-        block_size: None,
-        force: true,
-        now: Timestamp::from_secs(1_800_000_000),
-        jobs,
-        journal: Journal::Skip,
-        journal_device: None,
-    }
+    CheckOptions { jobs, ..CheckOptions::everything(Timestamp::from_secs(1_800_000_000)) }
 }
 
 fn check_bytes(bytes: Vec<u8>, jobs: usize) -> (Outcome, Vec<Finding>) {

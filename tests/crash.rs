@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{Tree, image_tree};
 use ext4kit::batch::{Options, Report, Script, Session, Through, Unwatched};
-use ext4kit::check::{CheckOptions, Collect, Journal, check};
+use ext4kit::check::{CheckOptions, Collect, check};
 use ext4kit::device::{BlockDevice, MemoryDevice, RecordDevice, WriteLog};
 use ext4kit::env::{FixedClock, Timer, Timestamp};
 use ext4kit::file::PathChoice;
@@ -190,15 +190,7 @@ fn tree(device: &Arc<dyn BlockDevice>) -> Tree {
 
 /// Problems that our checker finds.
 fn problems(device: &Arc<dyn BlockDevice>) -> Option<String> {
-    let options = CheckOptions {
-        superblock: None,
-        block_size: None,
-        force: true,
-        now: EDIT,
-        jobs: 1,
-        journal: Journal::Skip,
-        journal_device: None,
-    };
+    let options = CheckOptions::everything(EDIT);
     let mut found = Collect::default();
     let outcome = check(device, &options, &mut found, &Silent).unwrap();
     let mut text = String::new();

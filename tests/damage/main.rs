@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ext4kit::check::{Answers, CheckOptions, Collect, Finding, Journal, RepairOptions, check, repair};
+use ext4kit::check::{Answers, CheckOptions, Collect, Finding, RepairOptions, check, repair};
 use ext4kit::device::{BlockDevice, MemoryDevice};
 use ext4kit::env::{SeededEntropy, Timestamp};
 use ext4kit::format::inode::FileType;
@@ -32,15 +32,7 @@ const NOW: i64 = 1_800_000_000;
 const LIMIT: Duration = Duration::from_mins(1);
 
 fn options() -> CheckOptions {
-    CheckOptions {
-        superblock: None,
-        block_size: None,
-        force: true,
-        now: Timestamp::from_secs(NOW),
-        jobs: 1,
-        journal: Journal::Skip,
-        journal_device: None,
-    }
+    CheckOptions::everything(Timestamp::from_secs(NOW))
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -211,7 +211,7 @@ impl Args {
 
     /// What everything starts from: the profile or configuration, for the type and usages asked for.
     fn defaults(&self, o: &mut Options, session: &Session) -> Result<(), Failure> {
-        o.conf = match &self.conf {
+        let conf = match &self.conf {
             None => Profile::find(&self.profile)?.conf()?,
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|e| Error::host("read", path, e))?;
@@ -219,18 +219,17 @@ impl Args {
             }
         };
         let by_journal = if self.journal { "ext3" } else { "ext2" };
-        let name = self.fs_type.as_deref().or(o.conf.fs_type()).unwrap_or(by_journal);
-        o.fs_type = FsType::parse(name)?;
-        let asked = self.usage.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|name| !name.is_empty());
-        o.usages = asked.map(str::to_owned).collect();
-        for name in o.usages.iter().filter(|name| *name != "default" && !o.conf.knows(name)) {
+        o.fs_type = FsType::parse(self.fs_type.as_deref().or(conf.fs_type()).unwrap_or(by_journal))?;
+        let asked = self.usage.iter().flat_map(|list| list.split(',')).map(str::trim);
+        let usages: Vec<&str> = asked.filter(|name| !name.is_empty()).collect();
+        for name in usages.iter().filter(|name| **name != "default" && !conf.knows(name)) {
             session.warn(format_args!("the usage type {name} is not known, and taken as default"));
         }
-        let mut types = vec![o.fs_type.name()];
-        let usages = o.usages.clone();
-        types.extend(usages.iter().map(String::as_str));
-        let conf = o.conf.clone();
-        Ok(conf.preset(o, &types)?)
+        let types: Vec<&str> = std::iter::once(o.fs_type.name()).chain(usages.iter().copied()).collect();
+        conf.preset(o, &types)?;
+        o.usages = usages.into_iter().map(str::to_owned).collect();
+        o.conf = conf;
+        Ok(())
     }
 
     /// The options, with everything but the size.

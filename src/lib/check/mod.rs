@@ -81,6 +81,14 @@ pub struct CheckOptions {
     pub journal_device: Option<Arc<dyn BlockDevice>>,
 }
 
+impl CheckOptions {
+    /// Check everything by one thread, whatever the filesystem says of itself; without its journal.
+    pub const fn everything(now: Timestamp) -> Self {
+        let journal = Journal::Skip;
+        Self { superblock: None, block_size: None, force: true, now, jobs: 1, journal, journal_device: None }
+    }
+}
+
 /// What came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {

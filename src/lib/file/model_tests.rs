@@ -159,15 +159,7 @@ impl Rig {
             self.compare(which, u64::MAX);
         }
         self.mount.unmount().unwrap();
-        let options = CheckOptions {
-            superblock: None,
-            block_size: None,
-            force: true,
-            now: NOW,
-            jobs: 1,
-            journal: check::Journal::Skip,
-            journal_device: None,
-        };
+        let options = CheckOptions::everything(NOW);
         let mut found = Collect::default();
         let outcome = check::check(&self.device, &options, &mut found, &Silent).unwrap();
         assert_eq!(outcome.errors, 0, "{:?}", found.0.iter().map(check::Finding::message).collect::<Vec<_>>());

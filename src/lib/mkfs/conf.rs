@@ -53,9 +53,6 @@ pub const PROFILES: &[Profile] = &[
         name: "default",
         about: "what mke2fs 1.47.4 makes",
         text: "
-[defaults]
-    fs_type = ext4
-    base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
 [fs_types]
     ext3 = {
         features = has_journal
@@ -68,41 +65,18 @@ pub const PROFILES: &[Profile] = &[
     Profile {
         name: "linux-5.10",
         about: "for kernels from 5.10 on, and programs of their time: no orphan file, the UUID as seed of the checksums",
-        text: "
-[defaults]
-    fs_type = ext4
-    base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
-[fs_types]
-    ext3 = {
-        features = has_journal
-    }
-    ext4 = {
-        features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
-    }
-",
+        text: OLDER,
     },
     Profile {
         name: "grub2",
         about: "for a filesystem that GRUB 2 (2.02 and later) reads: nothing that it refuses",
-        text: "
-[defaults]
-    fs_type = ext4
-    base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
-[fs_types]
-    ext3 = {
-        features = has_journal
-    }
-    ext4 = {
-        features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
-    }
-",
+        text: OLDER,
     },
     Profile {
         name: "android",
         about: "for the partitions of Android: nothing is resized, one percent is reserved",
         text: "
 [defaults]
-    fs_type = ext4
     base_features = sparse_super,large_file,filetype,dir_index,ext_attr
     reserved_ratio = 1.0
 [fs_types]
@@ -127,9 +101,22 @@ pub const PROFILES: &[Profile] = &[
     },
 ];
 
+/// What kernels and programs of 2020 know.
+const OLDER: &str = "
+[fs_types]
+    ext3 = {
+        features = has_journal
+    }
+    ext4 = {
+        features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
+    }
+";
+
 /// What the profiles have in common: the usages, and what all of them start from.
 const USAGES: &str = "
 [defaults]
+    fs_type = ext4
+    base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
     default_mntopts = acl,user_xattr
     enable_periodic_fsck = 0
     blocksize = 4096

@@ -76,15 +76,7 @@ fn file(fs: &mut Filesystem, handle: &mut Handle<'_>, name: &[u8], blocks: u32) 
 }
 
 fn problems(device: &Arc<dyn BlockDevice>) -> Vec<String> {
-    let options = CheckOptions {
-        superblock: None,
-        block_size: None,
-        force: true,
-        now: NOW,
-        jobs: 1,
-        journal: check::Journal::Skip,
-        journal_device: None,
-    };
+    let options = CheckOptions::everything(NOW);
     let mut found = check::Collect::default();
     let outcome = check::check(device, &options, &mut found, &Silent).unwrap();
     let text: Vec<String> = found.0.iter().map(|f| format!("{f:?}")).collect();

@@ -41,15 +41,7 @@ pub fn recovered(device: &Arc<dyn BlockDevice>, now: Timestamp) -> Result<Value>
             files.insert(name, describe(&vol, &o)?);
         }
     }
-    let options = CheckOptions {
-        superblock: None,
-        block_size: None,
-        force: true,
-        now,
-        jobs: 1,
-        journal: check::Journal::Skip,
-        journal_device: None,
-    };
+    let options = CheckOptions::everything(now);
     let outcome = check::check(&over, &options, &mut Collect::default(), &Silent)?;
     let status = if outcome.errors > 0 || outcome.aborted { UNCORRECTED } else { 0 };
     Ok(json!({ "files": files, "free_blocks": vol.superblock().free_blocks_count(), "fsck": status }))

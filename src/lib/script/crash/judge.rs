@@ -137,15 +137,7 @@ pub(super) fn judge(h: &History, device: &Arc<dyn BlockDevice>, state: &CrashSta
 }
 
 fn checked(device: &Arc<dyn BlockDevice>, now: Timestamp) -> Judged<()> {
-    let options = CheckOptions {
-        superblock: None,
-        block_size: None,
-        force: true,
-        now,
-        jobs: 1,
-        journal: check::Journal::Skip,
-        journal_device: None,
-    };
+    let options = CheckOptions::everything(now);
     let mut found = Collect::default();
     let text = match check::check(device, &options, &mut found, &Silent) {
         Ok(outcome) if outcome.errors == 0 && !outcome.aborted => return Ok(()),
