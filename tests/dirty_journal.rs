@@ -12,6 +12,8 @@ use common::{Mount, assert_same_tree, fill_tree, host_tree, run, tool};
 use ext4kit::alloc::Filesystem;
 use ext4kit::device::{Access, FileDevice};
 use ext4kit::env::{FixedClock, Timestamp};
+use ext4kit::format::features::Incompat;
+use ext4kit::format::superblock::Superblock;
 use ext4kit::journal::{Journal, JournalOptions};
 use ext4kit::namei::{Attributes, Bytes, Context, Namei, What};
 use ext4kit::units::Ino;
@@ -27,10 +29,7 @@ fn tool_of_ours(program: &str, args: &[&str]) -> Output {
 /// An image with `/new` in its log only; `None` (loudly) without mke2fs.
 fn dirty_image(dir: &Path) -> Option<PathBuf> {
     let path = dir.join("img");
-    run(
-        &tool("mke2fs")?,
-        &["-q".as_ref(), "-F".as_ref(), "-t".as_ref(), "ext4".as_ref(), path.as_os_str(), "16M".as_ref()],
-    );
+    run(&tool("mke2fs")?, &["-q", "-F", "-t", "ext4", "-b", "1024", path.to_str().unwrap(), "16M"]);
     let device = Arc::new(FileDevice::open(&path, Access::ReadWrite).unwrap());
     let volume = Volume::open(device, &OpenOptions::default()).unwrap();
     let mut journal = Journal::open(&volume, None, JournalOptions::new(Arc::new(FixedClock(NOW)))).unwrap();
@@ -132,5 +131,34 @@ fn a_log_of_the_kernel_comes_out_as_it_was_mounted() {
             }
         }
         assert_same_tree(&format!("{args:?}"), &want, &have);
+    }
+}
+
+/// A backup superblock does not say that the journal is in use, nor does one whose feature was lost: the log is brought home all
+/// the same.
+#[test]
+fn a_repair_brings_home_a_log_that_the_superblock_does_not_know_of() {
+    type Hurt = fn(&mut [u8]);
+    let feature_lost: Hurt = |bytes| {
+        let mut sb = Superblock::decode(&bytes[1024..2048]).unwrap();
+        let mut f = sb.features();
+        f.incompat -= Incompat::RECOVER;
+        sb.set_features(f);
+        bytes[1024..2048].copy_from_slice(&sb.encode());
+    };
+    let superblock_lost: Hurt = |bytes| bytes[1024..2048].fill(0xff);
+    for hurt in [feature_lost, superblock_lost] {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(path) = dirty_image(dir.path()) else { return };
+        let mut bytes = fs::read(&path).unwrap();
+        hurt(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        let image = path.to_str().unwrap();
+        let got = tool_of_ours(env!("CARGO_BIN_EXE_e4fsck"), &["-fy", image]);
+        assert_eq!(got.status.code(), Some(1), "{}", String::from_utf8_lossy(&got.stdout));
+        let got = tool_of_ours(env!("CARGO_BIN_EXE_e4sh"), &["-R", "stat new", image]);
+        let shown = String::from_utf8_lossy(&got.stdout);
+        assert!(shown.contains("Size: 5000"), "{shown}");
+        common::reference_fsck(&path);
     }
 }

@@ -1,6 +1,8 @@
 //! Random damage: an image is made, changed at random in one to fifty places, and repaired. A repair ends, a second check
 //! finds nothing, the reference agrees, and no file is lost that the reference saves.
 //!
+//! A second test cuts repairs off after a random number of their writes and lets them begin again ([`kills`]).
+//!
 //! The default run is short. `EXT4KIT_DAMAGE=N` makes N cases of every image, `EXT4KIT_DAMAGE_SEED` other ones,
 //! `EXT4KIT_DAMAGE_ONLY=NAME` or `NAME:CASE` picks some, `EXT4KIT_KEEP=DIR` keeps what went wrong, and
 //! `EXT4KIT_DAMAGE_IMAGES=DIR` keeps the images, so that cases stay the same.
@@ -9,6 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod images;
+mod kills;
 mod wounds;
 
 use std::collections::BTreeMap;
@@ -37,6 +40,19 @@ fn options() -> CheckOptions {
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|v| v.parse().ok())
+}
+
+/// The name of an image and a case of it, where only they are wanted.
+fn only() -> (String, Option<u64>) {
+    let only = std::env::var("EXT4KIT_DAMAGE_ONLY").unwrap_or_default();
+    match only.split_once(':') {
+        Some((name, case)) => (name.to_owned(), case.parse().ok()),
+        None => (only, None),
+    }
+}
+
+fn entropy(seed: u64, case: u64, name: &str) -> SeededEntropy {
+    SeededEntropy::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (case << 8) ^ name.len() as u64)
 }
 
 /// What stands at a path: type, size, checksum of the content.
@@ -150,7 +166,7 @@ fn ids(findings: &[Finding]) -> String {
 }
 
 /// Repair `device`; what is left in a word, where anything is.
-fn mend(device: &Arc<MemoryDevice>) -> Result<(), String> {
+fn mend<D: BlockDevice + 'static>(device: &Arc<D>) -> Result<(), String> {
     let options = RepairOptions::new(options());
     let as_device: Arc<dyn BlockDevice> = Arc::clone(device) as _;
     let mut sink = Collect::default();
@@ -247,23 +263,20 @@ impl Case<'_> {
 fn random_damage_is_repaired() {
     let each = number("EXT4KIT_DAMAGE").unwrap_or(2);
     let seed = number("EXT4KIT_DAMAGE_SEED").unwrap_or(1);
-    let only = std::env::var("EXT4KIT_DAMAGE_ONLY").unwrap_or_default();
-    let (name_only, case_only): (&str, Option<u64>) =
-        only.split_once(':').map_or((only.as_str(), None), |(n, c)| (n, c.parse().ok()));
+    let (name_only, case_only) = only();
     let bench = Bench::new();
     if bench.e2fsck.is_none() {
         return;
     }
     let mut classes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let (mut cases, mut wrong, mut hopeless) = (0u64, 0u64, 0u64);
-    for (name, bytes) in images::all(name_only) {
+    for (name, bytes) in images::all(&name_only) {
         let clinic = wounds::Clinic::new(&bytes);
         let whole = Arc::new(MemoryDevice::from_bytes(bytes.clone()));
         mend(&whole).unwrap();
         let healthy = tree(&whole.to_bytes()).unwrap();
         for case in (0..each).filter(|c| case_only.is_none_or(|o| o == *c)) {
-            let mut entropy =
-                SeededEntropy::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (case << 8) ^ name.len() as u64);
+            let mut entropy = entropy(seed, case, name);
             let device = MemoryDevice::from_bytes(bytes.clone());
             let done = clinic.wound(&device, &mut entropy);
             let damaged = device.to_bytes();
@@ -302,4 +315,9 @@ fn random_damage_is_repaired() {
     }
     println!("{cases} damaged images, {wrong} not as they should be, {hopeless} beyond the reference too");
     assert!(wrong * 200 <= cases, "{wrong} of {cases}: {list:#?}");
+}
+
+#[test]
+fn a_repair_that_is_killed_begins_again() {
+    kills::run(&Bench::new());
 }

@@ -225,9 +225,7 @@ impl<J: Judge> Walk<'_, '_, J> {
         };
         let header = extent_header(&bytes).filter(|(n, d)| *d == depth - 1 && (*d == 0 || *n > 0));
         let Some((entries, child_depth)) = header else {
-            if child_judge {
-                self.raise(P::ExtentHeaderInvalid, block, lblk, 0)?;
-            }
+            self.raise(P::ExtentHeaderInvalid, block, lblk, 0)?;
             return Ok(());
         };
         let first = u64::from(le32(&bytes, ENTRY_SIZE));

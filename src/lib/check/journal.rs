@@ -130,7 +130,7 @@ fn journal_super(ctx: &Ctx<'_>, bytes: &[u8], blocks: u64, clerk: &mut Clerk<'_>
         Some("version")
     } else if j.blocksize.get() != ctx.geo.block_size {
         Some("block size")
-    } else if !JournalIncompat::SUPPORTED.contains(incompat) {
+    } else if !JournalIncompat::SUPPORTED.contains(incompat) || (kind == SUPER_V2 && j.feature_ro_compat.get() != 0) {
         Some("unknown features")
     } else if kind == SUPER_V2 && j.verify_checksum().is_err() {
         Some("checksum")

@@ -10,6 +10,7 @@ use super::rescue;
 use super::{CheckOptions, Journal};
 use crate::device::BlockDevice;
 use crate::error::{Error, FeatureBit, Flaw, Result};
+use crate::format::casefold;
 use crate::format::features::{Compat, Features, Incompat, RoCompat};
 use crate::format::superblock::{self, Superblock};
 use crate::units::{Fsblk, Group};
@@ -135,40 +136,59 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
         }
         Err(e) => return Err(e),
     };
-    let unknown = unknown_features(vol.geometry().features);
-    if !unknown.is_empty() {
-        return Err(Error::Unsupported { features: unknown });
-    }
-    if vol.superblock().rev_level.get() > MAX_REVISION {
-        clerk.report(Finding::fs(P::SuperblockCorrupt).what("rev_level"));
-        return Ok(None);
-    }
-    if !check_size(dev.len(), vol.geometry(), clerk) {
-        return Ok(None);
-    }
     let mut vol = vol;
+    // Where both are damaged, a backup knows the features better.
     if !from_backup
+        && !is_far_too_large(dev.len(), vol.geometry())
         && !descriptors_are_sound(&vol)?
         && let Some((other, at)) = better_descriptors(dev, vol.geometry())?
     {
         clerk.report(Finding::fs(P::CheckDescFailed).block(at));
         vol = other;
         from_backup = true;
+        mended = None;
+    }
+    let unknown = unknown_features(vol.geometry().features);
+    if !unknown.is_empty() {
+        return Err(Error::Unsupported { features: unknown });
+    }
+    if let Some(field) = too_new(vol.superblock()) {
+        clerk.report(Finding::fs(P::SuperblockCorrupt).what(field));
+        return Ok(None);
+    }
+    if !check_size(dev.len(), vol.geometry(), clerk) {
+        return Ok(None);
     }
     Ok(Some(Opened { vol, from_backup, mended }))
 }
 
+/// A field with a value that only a later version can know.
+fn too_new(sb: &Superblock) -> Option<&'static str> {
+    let folds = sb.features().incompat.contains(Incompat::CASEFOLD);
+    if sb.rev_level.get() > MAX_REVISION {
+        Some("rev_level")
+    } else if folds && sb.encoding.get() > casefold::ENCODING_UTF8_12_1 {
+        Some("encoding")
+    } else {
+        None
+    }
+}
+
 /// Neither the primary superblock nor a backup at a usual place can be used.
 fn rescued(dev: &Arc<dyn BlockDevice>, e: &Error, clerk: &mut Clerk<'_>) -> Option<Opened> {
-    if let Some(found) = rescue::mended(dev) {
+    let mut mended = rescue::mended(dev);
+    if mended.is_none() {
+        if let Some((vol, at)) = rescue::scan(dev) {
+            clerk.report(Finding::fs(P::OpenFailed).what(reason(e)).block(at));
+            return Some(Opened { vol, from_backup: true, mended: None });
+        }
+        mended = rescue::readable(dev);
+    }
+    if let Some(found) = mended {
         for f in &found.fields {
             clerk.report(Finding::fs(P::SuperblockField).what(f.name).num(f.have).want(f.want));
         }
         return Some(Opened { vol: found.vol, from_backup: false, mended: Some(found.sb) });
-    }
-    if let Some((vol, at)) = rescue::scan(dev) {
-        clerk.report(Finding::fs(P::OpenFailed).what(reason(e)).block(at));
-        return Some(Opened { vol, from_backup: true, mended: None });
     }
     clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(e)));
     None
@@ -196,6 +216,12 @@ fn backup_block(geo: &Geometry, group: u16) -> Fsblk {
     geo.group_start(Group(group.into()))
 }
 
+/// Whether the filesystem is larger than the device beyond doubt.
+const fn is_far_too_large(have: u64, geo: &Geometry) -> bool {
+    let need = geo.total_bytes();
+    need > SMALL && need / MAX_TRUNCATION > have
+}
+
 /// Compare with the device's size; whether the filesystem can be looked at all the same.
 fn check_size(have: u64, geo: &Geometry, clerk: &mut Clerk<'_>) -> bool {
     let need = geo.total_bytes();
@@ -203,7 +229,7 @@ fn check_size(have: u64, geo: &Geometry, clerk: &mut Clerk<'_>) -> bool {
         return true;
     }
     let room = have >> geo.block_bits;
-    if need > SMALL && need / MAX_TRUNCATION > have {
+    if is_far_too_large(have, geo) {
         clerk.report(Finding::fs(P::FsSizeWrong).num(geo.blocks_count).want(room));
         clerk.report(Finding::fs(P::SuperblockCorrupt).what("blocks_count"));
         return false;

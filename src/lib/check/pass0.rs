@@ -10,6 +10,7 @@ use super::report::Finding;
 use super::rescue::MAX_LOG_FLEX;
 use super::state::Ctx;
 use crate::error::Result;
+use crate::format::casefold;
 use crate::format::features::{Compat, Incompat, RoCompat};
 use crate::format::group_desc::{BgFlags, GroupDesc};
 use crate::format::inode::GOOD_OLD_SIZE;
@@ -45,6 +46,9 @@ fn fields(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     let flex = ctx.geo.features.incompat.contains(Incompat::FLEX_BG);
     if !flex && sb.log_groups_per_flex > MAX_LOG_FLEX {
         clerk.report(Finding::fs(P::MiscCorruptSuper).what("log_groups_per_flex").num(sb.log_groups_per_flex));
+    }
+    if ctx.geo.features.incompat.contains(Incompat::CASEFOLD) && sb.encoding.get() < casefold::ENCODING_UTF8_12_1 {
+        clerk.report(Finding::fs(P::MiscCorruptSuper).what("encoding").num(sb.encoding.get()));
     }
     let room = usize::from(ctx.geo.inode_size).saturating_sub(GOOD_OLD_SIZE);
     if room > 0 {

@@ -37,11 +37,37 @@ pub(super) struct Mended {
     pub(super) fields: Vec<Field>,
 }
 
-/// The primary superblock with the fields that follow from others put right, where the filesystem holds together then.
-pub(super) fn mended(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
+fn primary(dev: &Arc<dyn BlockDevice>) -> Option<Superblock> {
     let mut bytes = [0; superblock::SIZE];
     dev.read_at(superblock::OFFSET, &mut bytes).ok()?;
-    let stored = Superblock::decode_unchecked(&bytes).ok()?;
+    Superblock::decode_unchecked(&bytes).ok()
+}
+
+/// The primary superblock with the fields that follow from others put right, where nothing better is known: it says what it
+/// is, and its descriptors may be as damaged.
+pub(super) fn readable(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
+    let stored = primary(dev).filter(|sb| sb.magic.get() == superblock::MAGIC)?;
+    let sb = derive(&stored);
+    let vol = overlaid(dev, &sb)?;
+    as_mended(vol, &stored, sb)
+}
+
+/// The filesystem with this superblock.
+fn overlaid(dev: &Arc<dyn BlockDevice>, sb: &Superblock) -> Option<Volume> {
+    let over: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(dev)));
+    over.write_at(superblock::OFFSET, &sb.encode()).ok()?;
+    Volume::open(over, &options(None, None, false)).ok()
+}
+
+fn as_mended(vol: Volume, stored: &Superblock, mut sb: Superblock) -> Option<Mended> {
+    sb.update_checksum();
+    let fields = differences(stored, &sb);
+    (!fields.is_empty()).then_some(Mended { vol, sb, fields })
+}
+
+/// The primary superblock with the fields that follow from others put right, where the filesystem holds together then.
+pub(super) fn mended(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
+    let stored = primary(dev)?;
     let derived = derive(&stored);
     let sizes = std::iter::once(derived.inode_size.get()).chain(INODE_SIZES);
     sizes.into_iter().find_map(|size| {
@@ -52,17 +78,13 @@ pub(super) fn mended(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
 }
 
 /// Whether what `sb` describes is there.
-fn holds(dev: &Arc<dyn BlockDevice>, stored: &Superblock, mut sb: Superblock) -> Option<Mended> {
-    let over: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(dev)));
-    over.write_at(superblock::OFFSET, &sb.encode()).ok()?;
-    let vol = Volume::open(over, &options(None, None, false)).ok()?;
+fn holds(dev: &Arc<dyn BlockDevice>, stored: &Superblock, sb: Superblock) -> Option<Mended> {
+    let vol = overlaid(dev, &sb)?;
     let root = vol.raw_inode(Ino::ROOT).ok()?;
     if !descriptors_are_sound(&vol).ok()? || root.file_type() != Some(FileType::Directory) {
         return None;
     }
-    sb.update_checksum();
-    let fields = differences(stored, &sb);
-    (!fields.is_empty()).then_some(Mended { vol, sb, fields })
+    as_mended(vol, stored, sb)
 }
 
 /// Fields of which there is only one possible value, given the others.

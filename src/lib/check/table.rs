@@ -72,7 +72,7 @@ problems! {
     JournalBadSuper P0 21 0x000015 Fix Fix [] "the journal superblock is damaged: {what}";
     JournalHasJournal P0 22 0x000016 Clear Fix [harmless] "the has_journal feature is off, but there is a journal (inode {ino})";
     JournalRecoverSet P0 23 0x000017 Clear Fix [harmless] "the needs_recovery feature is set, but there is no journal";
-    JournalRecoveryClear P0 24 0x000018 Nothing Stop [harmless] "the needs_recovery feature is off, but the journal holds transactions";
+    JournalRecoveryClear P0 24 0x000018 Fix Stop [harmless] "the needs_recovery feature is off, but the journal holds transactions";
     NonzeroReservedGdtBlocks P0 46 0x00002e Fix Stop [harmless] "reserved_gdt_blocks is {num} without the resize_inode feature";
     ClearResizeInode P0 47 0x00002f Clear Stop [harmless] "the resize inode holds blocks without the resize_inode feature";
     ResizeInodeInvalid P0 48 0x000030 Recreate Stop [harmless] "the resize inode is not as the reserved descriptor blocks ask for: {what}";

@@ -7,6 +7,7 @@ use super::super::state::Ctx;
 use super::journal::superblock;
 use super::work::{Work, raw};
 use crate::error::Result;
+use crate::format::casefold;
 use crate::format::features::{Compat, Features, Incompat, RoCompat};
 use crate::format::group_desc::BgFlags;
 use crate::format::inode::{FileType, GOOD_OLD_SIZE, Inode, TimeField};
@@ -115,6 +116,7 @@ fn plausible(sb: &mut Superblock, which: Option<&str>) {
     match which {
         Some("r_blocks_count") => sb.set_r_blocks_count(sb.blocks_count() / RESERVED_PART),
         Some("clusters_per_group") => sb.clusters_per_group = sb.blocks_per_group,
+        Some("encoding") => sb.encoding.set(casefold::ENCODING_UTF8_12_1),
         Some("log_groups_per_flex") => sb.log_groups_per_flex = 0,
         _ => {}
     }

@@ -21,6 +21,7 @@ pub(super) const MENDS: &[P] = &[
     P::JournalClearV2,
     P::JournalHasJournal,
     P::JournalRecoverSet,
+    P::JournalRecoveryClear,
     P::ExtJournalCsum,
 ];
 
@@ -62,6 +63,12 @@ pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> R
             })
         }
         P::JournalRecoverSet => superblock(work, clear_recover),
+        // A backup superblock never says it; the log is brought home before the next round.
+        P::JournalRecoveryClear => superblock(work, |sb| {
+            let mut features = sb.features();
+            features.incompat |= Incompat::RECOVER;
+            sb.set_features(features);
+        }),
         P::ExtJournalCsum => match &hands.options.check.journal_device {
             Some(device) => {
                 let mut bytes = [0; superblock::SIZE];

@@ -269,7 +269,9 @@ impl Hands<'_> {
         } else {
             let (places, others): (Vec<_>, Vec<_>) =
                 self.deferred.take().into_iter().partition(|f| relocate::mends(f.problem));
-            if !places.is_empty() {
+            if !places.is_empty() && ctx.unread.load(Relaxed) && !accepted.is_empty() {
+                // Nobody knows what is free: a later round gives them places.
+            } else if !places.is_empty() {
                 // What else this round found may come from what is not where it should be.
                 accepted = places;
             } else if accepted.is_empty() {
