@@ -306,6 +306,11 @@ fn checksum(block: &[u8], inode_seed: u32) -> Option<(u32, u32, usize)> {
     Some((le32(block, at)?, crc32c(crc, &[0; 4]), at))
 }
 
+/// The stored checksum of an index block; `None` where it has no room for one.
+pub fn stored_checksum(block: &[u8]) -> Option<u32> {
+    checksum(block, 0).map(|(stored, ..)| stored)
+}
+
 /// Compare the checksum of an index block (root or node). A block without room for the checksum is a flaw too.
 #[doc(alias = "ext4_dx_csum_verify")]
 pub fn verify(block: &[u8], inode_seed: u32) -> Result<()> {

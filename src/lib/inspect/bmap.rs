@@ -146,9 +146,21 @@ impl BlockStateView {
         }
         Ok(Self { blocks })
     }
+}
 
+/// Free blocks.
+#[derive(Debug, Serialize)]
+pub struct FreeBlocksView {
+    /// Their numbers.
+    pub blocks: Vec<Fsblk>,
+}
+
+impl FreeBlocksView {
     /// The first `count` free blocks from `goal` on, going round at the end.
-    pub fn free(volume: &Volume, goal: Fsblk, count: u64) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] where there are not so many.
+    pub fn new(volume: &Volume, goal: Fsblk, count: u64) -> Result<Self> {
         let geo = volume.geometry();
         let count = count.min(MAX_TESTED) as usize;
         let goal = if geo.has_block(goal) { goal } else { Fsblk(geo.first_data_block) };
@@ -169,11 +181,39 @@ impl BlockStateView {
                 }
                 let (_, bit) = geo.cluster_bit_of(block);
                 if !bitmap::test(&bits, bit as usize) {
-                    blocks.push(BlockState { block, in_use: false });
+                    blocks.push(block);
                 }
             }
         }
+        if blocks.len() < count {
+            return Err(Error::NoSpace { what: "blocks", need: count as u64, have: blocks.len() as u64 });
+        }
         Ok(Self { blocks })
+    }
+}
+
+impl View for FreeBlocksView {
+    const SCHEMA: &'static str = "free-blocks/1";
+
+    fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
+        write!(page, "Free blocks found: ")?;
+        self.blocks.iter().try_for_each(|b| write!(page, "{b} "))?;
+        writeln!(page)
+    }
+}
+
+/// A free inode.
+#[derive(Debug, Serialize)]
+pub struct FreeInodeView {
+    /// Its number.
+    pub ino: Ino,
+}
+
+impl View for FreeInodeView {
+    const SCHEMA: &'static str = "free-inode/1";
+
+    fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
+        writeln!(page, "Free inode found: {}", self.ino)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::units::{Fsblk, Ino, Lblk};
 use crate::volume::{DirEntry, Owner, Volume, is_index_block};
 
 /// Columns that a short listing fills where no terminal says.
-const SHORT_WIDTH: usize = 76;
+const SHORT_WIDTH: usize = 80;
 
 /// How a listing looks as text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,23 +211,37 @@ impl DirView {
         Ok(())
     }
 
-    /// Entries that were once in the unused part of a record.
+    /// Entries that were once in the unused part of a record: where a chain of records goes on to its end.
     fn read_slack(&mut self, bytes: &[u8], record: &Dirent<'_>, format: DirFormat, lblk: Lblk, block: Fsblk) {
         let end = record.offset.saturating_add(record.rec_len);
         let hashed = format.hash_in_entry && record.is_used();
-        let mut at = record.offset.saturating_add(dirent::min_rec_len(record.name.len(), hashed));
         // The records of a whole block: cut it at the end of this one, so that nothing reaches beyond.
         let area = bytes.get(..end).unwrap_or_default();
         let inner = DirFormat { tail: false, ..format };
-        while at < end {
-            let found = dirent::entries(area, inner).from_offset(at).next();
-            match found {
-                Some(Ok(old)) if old.name.len().saturating_add(dirent::HEADER) <= old.rec_len => {
-                    self.entries.push(DirItem { deleted: true, ..DirItem::new(&old, lblk, Some(block)) });
-                    at = at.saturating_add(dirent::min_rec_len(old.name.len().max(1), false));
+        let at_offset = |at: usize| dirent::entries(area, inner).from_offset(at).next()?.ok();
+        let leads_to = |mut at: usize, end: usize| {
+            while at < end {
+                match at_offset(at) {
+                    Some(e) if e.name.len().saturating_add(dirent::HEADER) <= e.rec_len => {
+                        at = at.saturating_add(e.rec_len.max(1));
+                    }
+                    _ => return false,
                 }
-                _ => at = at.saturating_add(4),
             }
+            at == end
+        };
+        let behind = |e: &Dirent<'_>, hashed| {
+            let (size, end) = (dirent::min_rec_len(e.name.len(), hashed), e.offset.saturating_add(e.rec_len));
+            let mut at = e.offset.saturating_add(size);
+            while at < end && !leads_to(at, end) {
+                at = at.saturating_add(4);
+            }
+            at.min(end)
+        };
+        let mut at = behind(record, hashed);
+        while let Some(old) = Some(at).filter(|at| *at < end).and_then(at_offset) {
+            self.entries.push(DirItem { deleted: true, ..DirItem::new(&old, lblk, Some(block)) });
+            at = behind(&old, false).max(at.saturating_add(4));
         }
     }
 
@@ -255,35 +269,51 @@ impl DirView {
         item.name.0.clone()
     }
 
+    /// Entries, each checksum behind those of its block.
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let mut checksums = self.checksums.iter().peekable();
+        let mut rows = Vec::with_capacity(self.entries.len().saturating_add(self.checksums.len()));
+        for item in &self.entries {
+            while let Some(c) = checksums.next_if(|c| c.lblk < item.lblk) {
+                rows.push(Row::Checksum(c));
+            }
+            rows.push(Row::Entry(item));
+        }
+        rows.extend(checksums.map(Row::Checksum));
+        rows.into_iter()
+    }
+
     fn text_short(&self, page: &mut Page<'_>) -> io::Result<()> {
         let limit = page.width().map_or(SHORT_WIDTH, usize::from);
-        let mut column = 0;
-        for item in &self.entries {
-            let ino = if item.deleted { format!("<{}>", item.ino) } else { item.ino.to_string() };
-            let head = format!("{ino}  ({}) ", item.rec_len);
-            let name = self.shown_name(item);
-            let width = head.len().saturating_add(name.len());
-            if column > 0 && column + width + 4 > limit {
+        let mut column = 0usize;
+        for row in self.rows() {
+            let (head, name) = match row {
+                Row::Entry(i) if i.deleted => (format!("<{}> ({}) ", i.ino, i.rec_len), self.shown_name(i)),
+                Row::Entry(i) => (format!(" {}  ({}) ", i.ino, i.rec_len), self.shown_name(i)),
+                Row::Checksum(c) => (format!(" 0  (dirblock checksum: {:#010x})", c.stored), Vec::new()),
+            };
+            let width = head.len().saturating_add(name.len()).saturating_add(3);
+            if column > 0 && column.saturating_add(width) > limit {
                 writeln!(page)?;
                 column = 0;
-            } else if column > 0 {
-                write!(page, "    ")?;
-                column += 4;
             }
             write!(page, "{head}")?;
             page.bytes(&name)?;
-            column += width;
+            write!(page, "   ")?;
+            column = column.saturating_add(width);
         }
-        if column > 0 {
-            writeln!(page)?;
-        }
-        self.checksums
-            .iter()
-            .try_for_each(|c| writeln!(page, "block {} ({}): checksum {:#010x}", c.lblk, c.block, c.stored))
+        if column > 0 { writeln!(page) } else { Ok(()) }
     }
 
     fn text_long(&self, page: &mut Page<'_>) -> io::Result<()> {
-        for item in &self.entries {
+        for row in self.rows() {
+            let item = match row {
+                Row::Entry(item) => item,
+                Row::Checksum(c) => {
+                    writeln!(page, "{:7} {:7} (dirblock checksum: {:#010x})", 0, 0, c.stored)?;
+                    continue;
+                }
+            };
             let ino = if item.deleted { format!("<{:6}>", item.ino.0) } else { format!("{:7}", item.ino.0) };
             match item.inode {
                 Some(i) => write!(
@@ -317,6 +347,12 @@ impl DirView {
         }
         Ok(())
     }
+}
+
+/// A line of a listing.
+enum Row<'a> {
+    Entry(&'a DirItem),
+    Checksum(&'a DirBlockChecksum),
 }
 
 impl DirItem {
@@ -383,12 +419,14 @@ impl View for DirSearchView {
 
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
         match &self.found {
-            None => writeln!(page, "not found"),
+            None => Ok(()),
             Some(DirItem { block: None, offset, ino, .. }) => {
-                writeln!(page, "Entry found inside the inode, offset {offset}: inode {ino}")
+                writeln!(page, "Entry found at inline data of inode {}, offset {offset}", self.ino)?;
+                writeln!(page, "inode {ino}")
             }
-            Some(DirItem { block: Some(block), lblk, offset, ino, .. }) => {
-                writeln!(page, "Entry found at logical block {lblk}, phys {block}, offset {offset}: inode {ino}")
+            Some(DirItem { block: Some(block), lblk, offset, .. }) => {
+                writeln!(page, "Entry found at logical block {lblk}, phys {block}, offset {offset}")?;
+                writeln!(page, "offset {offset}")
             }
         }
     }

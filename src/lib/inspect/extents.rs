@@ -1,6 +1,6 @@
 //! The extent tree of an inode, entry by entry: debugfs's `dump_extents`.
 
-use std::io;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use serde::Serialize;
@@ -45,6 +45,12 @@ pub struct ExtentsView {
     pub rows: Vec<ExtentRow>,
     /// What could not be read.
     pub damage: Vec<Damage>,
+    /// Blocks of the file, for the width of columns.
+    #[serde(skip)]
+    file_blocks: u64,
+    /// Blocks of the filesystem, likewise.
+    #[serde(skip)]
+    fs_blocks: u64,
 }
 
 /// Which entries to show.
@@ -138,7 +144,34 @@ impl ExtentsView {
             Ok(ControlFlow::Continue(()))
         });
         let damage = walked.err().map(Damage::from).into_iter().collect();
-        Ok(Self { ino: owner.ino, depth: root.depth, rows, damage })
+        let fs_blocks = volume.geometry().blocks_count;
+        Ok(Self { ino: owner.ino, depth: root.depth, rows, damage, file_blocks: end, fs_blocks })
+    }
+}
+
+/// Digits that a number takes, at least as many as a column has.
+fn digits(n: u64) -> usize {
+    (n.max(1).ilog10() as usize).saturating_add(1).max(5)
+}
+
+impl ExtentsView {
+    /// The columns as debugfs has them.
+    fn text_plain(&self, page: &mut Page<'_>) -> io::Result<()> {
+        let (l, p) = (digits(self.file_blocks), digits(self.fs_blocks));
+        let (lw, pw) = (l.saturating_mul(2).saturating_add(3), p.saturating_mul(2).saturating_add(3));
+        writeln!(page, "Level Entries {:>lw$} {:>pw$} Length Flags", "Logical", "Physical")?;
+        for r in &self.rows {
+            let last = |first: u64| first.saturating_add(r.len).saturating_sub(1);
+            write!(page, "{:2}/{:2} {:3}/{:3} ", r.level, self.depth, r.entry, r.entries)?;
+            write!(page, "{:l$} - {:l$} {:p$}", r.lblk.0, last(r.lblk.0.into()), r.pblk.0)?;
+            if r.index {
+                writeln!(page, "{:w$} {:6}", "", r.len, w = p.saturating_add(3))?;
+            } else {
+                let flags = if r.unwritten { "Uninit" } else { "" };
+                writeln!(page, " - {:p$} {:6} {flags}", last(r.pblk.0), r.len)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -146,6 +179,9 @@ impl View for ExtentsView {
     const SCHEMA: &'static str = "extents/1";
 
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
+        if !page.is_terminal() {
+            return self.text_plain(page);
+        }
         use Align::{Left, Right};
         let mut table = Table::new([
             ("Level", Left),

@@ -20,7 +20,7 @@ pub struct FragRun {
     pub lblk: Lblk,
     /// First block.
     pub pblk: Fsblk,
-    /// Where it would be if it continued the piece before; `None` where it does, and for the first.
+    /// Where it would be if it continued the piece before; `None` where it does, for the first, and behind a hole.
     pub expected: Option<Fsblk>,
     /// Blocks.
     pub len: u64,
@@ -42,6 +42,8 @@ pub struct FragView {
     pub size: u64,
     /// Data blocks.
     pub blocks: u64,
+    /// Blocks in use, those of the map and of attributes too; the inode says so.
+    pub allocated_blocks: u64,
     /// Entries of the map (extents; runs of an indirect map).
     pub entries: usize,
     /// Pieces.
@@ -65,7 +67,7 @@ fn runs(extents: &[Extent]) -> Vec<FragRun> {
             last.len = last.len.saturating_add(e.len.into());
             last.unwritten &= e.unwritten;
         } else {
-            let expected = (next != e.pblk).then_some(next);
+            let expected = continues.then_some(next);
             all.push(FragRun { expected, ..run });
         }
     }
@@ -79,6 +81,7 @@ impl FragView {
             Ok(extents) => (extents, Vec::new()),
             Err(e) => (Vec::new(), vec![e.into()]),
         };
+        let block_size = volume.geometry().block_size;
         let blocks = extents.iter().map(|e| u64::from(e.len)).sum();
         Self {
             ino: owner.ino,
@@ -86,6 +89,7 @@ impl FragView {
             directory: owner.inode.file_type() == Some(FileType::Directory),
             size: owner.inode.size(),
             blocks,
+            allocated_blocks: owner.inode.allocated_bytes(block_size) / u64::from(block_size.max(1)),
             entries: extents.len(),
             runs: runs(&extents),
             damage,
@@ -95,7 +99,11 @@ impl FragView {
     /// The table of pieces.
     fn table(&self, page: &mut Page<'_>) -> io::Result<()> {
         use Align::{Left, Right};
-        writeln!(page, "inode {} has {} block(s), i_size is {}", self.ino, self.blocks, self.size)?;
+        page.bytes(&self.path.0)?;
+        writeln!(page, " has {} block(s), i_size is {}", self.allocated_blocks, self.size)?;
+        if !page.is_terminal() {
+            return self.table_plain(page);
+        }
         let mut table = Table::new([
             ("ext", Right),
             ("logical", Right),
@@ -117,10 +125,19 @@ impl FragView {
         table.write(page)
     }
 
+    /// The columns as debugfs has them.
+    fn table_plain(&self, page: &mut Page<'_>) -> io::Result<()> {
+        writeln!(page, " ext logical physical expected  length")?;
+        for (i, r) in self.runs.iter().enumerate() {
+            let expected = r.expected.map(|b| b.to_string()).unwrap_or_default();
+            writeln!(page, "{i:4} {:7} {:8} {expected:>8} {:7}", r.lblk.0, r.pblk.0, r.len)?;
+        }
+        Ok(())
+    }
+
     fn summary(&self, page: &mut Page<'_>) -> io::Result<()> {
         page.bytes(&self.path.0)?;
-        let plural = if self.runs.len() == 1 { "extent" } else { "extents" };
-        writeln!(page, ": {} contiguous {plural}{}", self.runs.len(), if self.directory { " (dir)" } else { "" })
+        writeln!(page, ": {} contiguous extents{}", self.runs.len(), if self.directory { " (dir)" } else { "" })
     }
 }
 
@@ -179,8 +196,8 @@ mod tests {
     #[test]
     fn pieces_are_contiguous_on_both_sides() {
         let e = |lblk, len, pblk, unwritten| Extent { lblk: Lblk(lblk), len, pblk: Fsblk(pblk), unwritten };
-        let got = runs(&[e(0, 4, 100, false), e(4, 2, 104, true), e(8, 1, 106, false), e(9, 1, 50, true)]);
+        let got = runs(&[e(0, 4, 100, false), e(4, 2, 104, true), e(8, 1, 150, false), e(9, 1, 50, true)]);
         let summary: Vec<_> = got.iter().map(|r| (r.lblk.0, r.len, r.expected.map(|b| b.0), r.unwritten)).collect();
-        assert_eq!(summary, [(0, 6, None, false), (8, 1, None, false), (9, 1, Some(107), true)]);
+        assert_eq!(summary, [(0, 6, None, false), (8, 1, None, false), (9, 1, Some(151), true)]);
     }
 }

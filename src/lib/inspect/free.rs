@@ -27,6 +27,9 @@ pub struct SizeClass {
 /// Free space.
 #[derive(Debug, Serialize)]
 pub struct FreeSpaceView {
+    /// What it is named, where the text is to say so.
+    #[serde(skip)]
+    pub device: Option<String>,
     /// Block size in bytes.
     pub block_size: u32,
     /// Blocks of the filesystem.
@@ -149,6 +152,7 @@ impl FreeSpaceView {
         let extents = tally.classes.iter().map(|c| c.extents).sum();
         let free_blocks: u64 = tally.classes.iter().map(|c| c.blocks).sum();
         Ok(Self {
+            device: None,
             block_size: geo.block_size,
             total_blocks: geo.blocks_count,
             free_blocks,
@@ -168,13 +172,28 @@ impl FreeSpaceView {
 }
 
 /// The bounds of a size class in the unit of the lower one.
-fn bounds(class: &SizeClass) -> String {
+fn bounds(class: &SizeClass) -> (u64, u64, &'static str) {
     let (unit, shift) = match class.from {
         0x4000_0000.. => ("G", 30),
         0x10_0000.. => ("M", 20),
         _ => ("K", 10),
     };
-    format!("{}{unit}...{}{unit}-", class.from >> shift, class.below >> shift)
+    (class.from >> shift, class.below >> shift, unit)
+}
+
+impl FreeSpaceView {
+    /// The columns as debugfs has them.
+    fn histogram_plain(&self, page: &mut Page<'_>) -> io::Result<()> {
+        let heads = ("Extent Size Range", "Free extents", "Free Blocks", "Percent");
+        writeln!(page, "{} :  {:>12}  {:>12}  {:>7}", heads.0, heads.1, heads.2, heads.3)?;
+        for class in &self.histogram {
+            let (from, below, unit) = bounds(class);
+            let share = percent(class.blocks, self.free_blocks);
+            let counts = format!("{:12}  {:12}  {share:6.2}%", class.extents, class.blocks);
+            writeln!(page, "{from:5}{unit}...{below:5}{unit}-  :  {counts}")?;
+        }
+        Ok(())
+    }
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
@@ -186,6 +205,9 @@ impl View for FreeSpaceView {
 
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
         let kib = |blocks: u64| blocks.saturating_mul(self.block_size.into()) / 1024;
+        if let Some(device) = &self.device {
+            writeln!(page, "Device: {device}")?;
+        }
         page.pair("Blocksize", format_args!("{} bytes", self.block_size))?;
         page.pair("Total blocks", self.total_blocks)?;
         let share = percent(self.free_blocks, self.total_blocks);
@@ -201,6 +223,9 @@ impl View for FreeSpaceView {
         page.pair("Avg. free extent", format_args!("{} KB", kib(self.avg_blocks)))?;
         page.pair("Num. free extent", self.extents)?;
         writeln!(page, "\nHISTOGRAM OF FREE EXTENT SIZES:")?;
+        if !page.is_terminal() {
+            return self.histogram_plain(page);
+        }
         use Align::{Left, Right};
         let mut columns = Table::new([
             ("Extent Size Range", Right),
@@ -211,8 +236,9 @@ impl View for FreeSpaceView {
         ]);
         for class in &self.histogram {
             let share = percent(class.blocks, self.free_blocks);
+            let (from, below, unit) = bounds(class);
             columns.row([
-                bounds(class),
+                format!("{from}{unit}...{below}{unit}-"),
                 class.extents.to_string(),
                 class.blocks.to_string(),
                 format!("{share:.2}%"),

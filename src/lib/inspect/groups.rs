@@ -102,6 +102,9 @@ pub struct GroupsView {
     pub groups: Vec<GroupView>,
     /// What could not be read.
     pub damage: Vec<Damage>,
+    /// The text is debugfs's, which has less than dumpe2fs's.
+    #[serde(skip)]
+    pub short: bool,
 }
 
 /// How many directories the group descriptors count.
@@ -125,6 +128,7 @@ impl GroupsView {
             first_block: geo.first_data_block,
             groups,
             damage,
+            short: false,
         })
     }
 }
@@ -177,6 +181,30 @@ impl GroupView {
             free_block_ranges,
             free_inode_ranges,
         })
+    }
+}
+
+impl GroupView {
+    /// As debugfs has it.
+    fn short_text(&self, page: &mut Page<'_>, bigalloc: bool) -> io::Result<()> {
+        let plural = |n: u32| if n == 1 { "" } else { "s" };
+        let (blocks, inodes, dirs) = (self.free_clusters, self.free_inodes, self.directories);
+        writeln!(
+            page,
+            " Group {:2}: block bitmap at {}, inode bitmap at {}, inode table at {}",
+            self.group.0, self.block_bitmap, self.inode_bitmap, self.inode_table.first
+        )?;
+        let unit = if bigalloc { "cluster" } else { "block" };
+        write!(page, "           {blocks} free {unit}{}, {inodes} free inode{}, ", plural(blocks), plural(inodes))?;
+        write!(page, "{dirs} used director{}", if dirs == 1 { "y" } else { "ies" })?;
+        match self.unused_inodes {
+            Some(n) => writeln!(page, ", {n} unused inode{}", plural(n))?,
+            None => writeln!(page)?,
+        }
+        let Some(checksum) = self.checksum else { return Ok(()) };
+        let names = [("INODE_UNINIT", "Inode not init, "), ("BLOCK_UNINIT", "Block not init, ")];
+        let flags: String = names.iter().filter(|(f, _)| self.flags.contains(f)).map(|(_, text)| *text).collect();
+        writeln!(page, "           [{flags}Checksum {checksum:#06x}]")
     }
 }
 
@@ -311,7 +339,10 @@ impl View for GroupsView {
     const SCHEMA: &'static str = "groups/1";
 
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
-        self.groups.iter().try_for_each(|g| self.group_text(g, page))
+        let short = self.short;
+        self.groups
+            .iter()
+            .try_for_each(|g| if short { g.short_text(page, self.bigalloc) } else { self.group_text(g, page) })
     }
 
     fn damage(&mut self) -> Vec<Damage> {

@@ -40,7 +40,8 @@ impl View for HexView {
         let mut last: Option<&[u8]> = None;
         let mut repeated = false;
         for (index, line) in self.bytes.chunks(LINE).enumerate() {
-            if last == Some(line) {
+            // The last line may be shorter.
+            if last.is_some_and(|l| l.starts_with(line)) {
                 if !repeated {
                     writeln!(page, "*")?;
                 }

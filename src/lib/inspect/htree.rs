@@ -12,7 +12,7 @@ use crate::error::{Error, Flaw, Place, Result, Structure};
 use crate::format::casefold;
 use crate::format::dirent;
 use crate::format::dirhash::{DirHash, DirHasher};
-use crate::format::htree::{DxEntry, DxNode};
+use crate::format::htree::{DxEntry, DxNode, stored_checksum};
 use crate::format::inode::InodeFlags;
 use crate::units::{Fsblk, Ino, Lblk};
 use crate::volume::{Owner, Volume};
@@ -28,6 +28,9 @@ pub struct HtreeNode {
     pub block: Fsblk,
     /// Room for entries.
     pub limit: u16,
+    /// Stored checksum, with metadata_csum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<u32>,
     /// The entries.
     pub entries: Vec<DxEntry>,
     /// What the entries lead to, in order; empty where they lead to leaves that could not be read.
@@ -51,6 +54,9 @@ pub struct HtreeLeaf {
     pub lblk: Lblk,
     /// Block.
     pub block: Fsblk,
+    /// Stored checksum, with metadata_csum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<u32>,
     /// The names in disk order.
     pub entries: Vec<LeafEntry>,
 }
@@ -128,7 +134,7 @@ impl HtreeView {
             seen: BTreeSet::from([Lblk(0)]),
             damage: Vec::new(),
         };
-        let root = walk.node(0, Lblk(0), block, &decoded, (0, 1 << 32));
+        let root = walk.node(0, (Lblk(0), block, &bytes), &decoded, (0, 1 << 32));
         Ok(Self {
             ino: owner.ino,
             hash_version: info.hash_version.name(),
@@ -143,7 +149,13 @@ impl HtreeView {
 
 impl Walk<'_> {
     /// What is below a node; `range` has the hashes it is for. Recursion is bounded by the levels that the root says.
-    fn node(&mut self, level: u8, lblk: Lblk, block: Fsblk, node: &DxNode, range: (u64, u64)) -> HtreeNode {
+    fn node(
+        &mut self,
+        level: u8,
+        (lblk, block, bytes): (Lblk, Fsblk, &[u8]),
+        node: &DxNode,
+        range: (u64, u64),
+    ) -> HtreeNode {
         let mut children = Vec::new();
         let starts = node.entries.iter().skip(1).map(|e| u64::from(e.hash)).chain([range.1]);
         let mut from = range.0;
@@ -154,7 +166,8 @@ impl Walk<'_> {
             }
             from = to;
         }
-        HtreeNode { level, lblk, block, limit: node.limit, entries: node.entries.clone(), children }
+        let checksum = self.volume.htree_format(self.owner).checksums.then(|| stored_checksum(bytes)).flatten();
+        HtreeNode { level, lblk, block, limit: node.limit, checksum, entries: node.entries.clone(), children }
     }
 
     fn child(&mut self, level: u8, entry: DxEntry, range: (u64, u64)) -> Result<HtreeChild> {
@@ -167,7 +180,7 @@ impl Walk<'_> {
         let (block, bytes) = self.volume.file_block(self.owner, lblk)?.ok_or(flaw("an entry leads to a hole"))?;
         if level < self.levels {
             let node = DxNode::decode_node(&bytes, self.volume.htree_format(self.owner))?;
-            return Ok(HtreeChild::Node(self.node(level.saturating_add(1), lblk, block, &node, range)));
+            return Ok(HtreeChild::Node(self.node(level.saturating_add(1), (lblk, block, &bytes), &node, range)));
         }
         let mut entries = Vec::new();
         for e in dirent::entries(&bytes, self.volume.dir_format(self.owner)) {
@@ -183,7 +196,9 @@ impl Walk<'_> {
             });
             entries.push(LeafEntry { ino: e.ino, name: e.name.into(), hash, rec_len: e.rec_len, misplaced });
         }
-        Ok(HtreeChild::Leaf(HtreeLeaf { lblk, block, entries }))
+        let tail = self.volume.dir_format(self.owner).tail && dirent::has_tail(&bytes);
+        let checksum = bytes.last_chunk().map(|b| u32::from_le_bytes(*b)).filter(|_| tail);
+        Ok(HtreeChild::Leaf(HtreeLeaf { lblk, block, checksum, entries }))
     }
 
     fn hash(&self, name: &[u8]) -> Option<DirHash> {
@@ -194,40 +209,51 @@ impl Walk<'_> {
 }
 
 impl HtreeNode {
+    /// Entries, then what each leads to.
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
         writeln!(page, "Number of entries (count): {}", self.entries.len())?;
         writeln!(page, "Number of entries (limit): {}", self.limit)?;
-        for (i, e) in self.entries.iter().enumerate() {
-            writeln!(page, "Entry #{i}: Hash {:#010x}, block {}", e.hash, e.lblk())?;
+        if let Some(checksum) = self.checksum {
+            writeln!(page, "Checksum: {checksum:#010x}")?;
         }
-        for child in &self.children {
-            writeln!(page)?;
+        let entry = |page: &mut Page<'_>, i: usize, e: &DxEntry| {
+            let mark = if e.is_continuation() { " (**)" } else { "" };
+            writeln!(page, "Entry #{i}: Hash {:#010x}{mark}, block {}", e.hash, e.lblk())
+        };
+        self.entries.iter().enumerate().try_for_each(|(i, e)| entry(page, i, e))?;
+        writeln!(page)?;
+        for (i, (e, child)) in self.entries.iter().zip(&self.children).enumerate() {
+            entry(page, i, e)?;
             match child {
-                HtreeChild::Node(node) => {
-                    writeln!(page, "Index block {}, phys {} (level {})", node.lblk, node.block, node.level)?;
-                    node.text(page)?;
-                }
+                HtreeChild::Node(node) => node.text(page)?,
                 HtreeChild::Leaf(leaf) => leaf.text(page)?,
             }
         }
-        Ok(())
+        writeln!(page, "---------------------")
     }
 }
 
 impl HtreeLeaf {
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
         writeln!(page, "Reading directory block {}, phys {}", self.lblk, self.block)?;
+        let limit = page.width().map_or(80, usize::from);
+        let mut column = 0usize;
         for e in &self.entries {
-            write!(page, "{} ", e.ino)?;
-            match e.hash {
-                Some(h) => write!(page, "{:#010x}-{:08x}", h.hash, h.minor)?,
-                None => write!(page, "(needs the key)")?,
+            let hash = e.hash.map_or("(needs the key)".into(), |h| format!("{:#010x}-{:08x}", h.hash, h.minor));
+            let head = format!("{} {hash} ({}) ", e.ino, e.rec_len);
+            let mark = if e.misplaced { "  MISPLACED" } else { "   " };
+            let width = head.len().saturating_add(e.name.0.len()).saturating_add(mark.len());
+            if column > 0 && column.saturating_add(width) > limit {
+                writeln!(page)?;
+                column = 0;
             }
-            write!(page, " ({}) ", e.rec_len)?;
+            write!(page, "{head}")?;
             page.bytes(&e.name.0)?;
-            writeln!(page, "{}", if e.misplaced { "  MISPLACED" } else { "" })?;
+            write!(page, "{mark}")?;
+            column = column.saturating_add(width);
         }
-        Ok(())
+        writeln!(page)?;
+        self.checksum.map_or(Ok(()), |c| writeln!(page, "leaf block checksum: {c:#010x}"))
     }
 }
 
@@ -235,10 +261,13 @@ impl View for HtreeView {
     const SCHEMA: &'static str = "htree/1";
 
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
-        writeln!(page, "Root node: inode {}, block {}, phys {}", self.ino, self.root.lblk, self.root.block)?;
-        writeln!(page, "  Hash Version: {} ({})", self.hash_code, self.hash_version)?;
-        writeln!(page, "  Indirect levels: {}", self.indirect_levels)?;
-        writeln!(page, "  Flags: {}", self.flags)?;
+        writeln!(page, "Root node dump:")?;
+        // What is not so cannot be read as an index.
+        writeln!(page, "\t Reserved zero: 0")?;
+        writeln!(page, "\t Hash Version: {}", self.hash_code)?;
+        writeln!(page, "\t Info length: 8")?;
+        writeln!(page, "\t Indirect levels: {}", self.indirect_levels)?;
+        writeln!(page, "\t Flags: {}", self.flags)?;
         self.root.text(page)
     }
 

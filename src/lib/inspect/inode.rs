@@ -338,7 +338,7 @@ impl InodeTime {
     fn line(&self, page: &mut Page<'_>, name: &str) -> io::Result<()> {
         let extra = self.raw_extra.map(|e| format!(":{e:08x}")).unwrap_or_default();
         write!(page, "{name:>6}: {:#010x}{extra} -- {}", self.raw, date(self.time))?;
-        if self.time.nsec != 0 {
+        if self.time.nsec != 0 && page.is_terminal() {
             write!(page, " +{} ns", self.time.nsec)?;
         }
         writeln!(page)
@@ -347,8 +347,11 @@ impl InodeTime {
 
 impl InodeView {
     fn head(&self, page: &mut Page<'_>) -> io::Result<()> {
-        let names =
-            if self.flag_names.is_empty() { String::new() } else { format!(" ({})", self.flag_names.join(" ")) };
+        let names = if self.flag_names.is_empty() || !page.is_terminal() {
+            String::new()
+        } else {
+            format!(" ({})", self.flag_names.join(" "))
+        };
         writeln!(
             page,
             "Inode: {}   Type: {}    Mode:  0{:03o}   Flags: {:#x}{names}",
@@ -376,7 +379,8 @@ impl InodeView {
     fn tail(&self, page: &mut Page<'_>) -> io::Result<()> {
         let list = |runs: &[MapRun], depth| runs.iter().map(|r| r.text(depth)).collect::<Vec<_>>().join(", ");
         match &self.content {
-            Content::None | Content::FastLink => {}
+            Content::None => writeln!(page, "BLOCKS:")?,
+            Content::FastLink => {}
             Content::Extents { depth, runs } => writeln!(page, "EXTENTS:\n{}", list(runs, Some(*depth)))?,
             Content::Indirect { runs } => {
                 writeln!(page, "BLOCKS:\n{}", list(runs, None))?;
@@ -393,6 +397,9 @@ impl InodeView {
         }
         let Some(target) = &self.target else { return Ok(()) };
         let fast = matches!(self.content, Content::FastLink);
+        if !fast && !page.is_terminal() {
+            return Ok(());
+        }
         write!(page, "{}: \"", if fast { "Fast link dest" } else { "Link dest" })?;
         page.bytes(&target.0)?;
         writeln!(page, "\"")

@@ -79,6 +79,11 @@ impl JournalView {
     }
 }
 
+/// Names of the features of journals that this program knows.
+pub(super) fn known_journal_features() -> Vec<String> {
+    features(JournalCompat::empty(), JournalIncompat::SUPPORTED)
+}
+
 fn features(compat: JournalCompat, incompat: JournalIncompat) -> Vec<String> {
     let names = [
         (JournalIncompat::REVOKE, "journal_incompat_revoke"),

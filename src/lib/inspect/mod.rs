@@ -39,10 +39,13 @@ mod superblock;
 mod table;
 mod text;
 mod tree;
+mod xattr_raw;
 mod xattrs;
 
 pub use blocks::BlocksView;
-pub use bmap::{BlockMapView, BlockState, BlockStateView, InodePlaceView, InodeStateView};
+pub use bmap::{
+    BlockMapView, BlockState, BlockStateView, FreeBlocksView, FreeInodeView, InodePlaceView, InodeStateView,
+};
 pub use deleted::{Deleted, DeletedView};
 pub use dir::{DirBlockChecksum, DirHashView, DirItem, DirSearchView, DirView, ItemInode, ListOptions, ListStyle};
 pub use extents::{ExtentRow, ExtentsFilter, ExtentsView};
@@ -54,7 +57,7 @@ pub use htree::{HtreeChild, HtreeLeaf, HtreeNode, HtreeView, LeafEntry};
 pub use inode::{Content, InodeChecksum, InodeTime, InodeView, MapRun};
 pub use journal::JournalView;
 pub use live::{LiveEntry, LiveFile, LiveView};
-pub use log::{End as LogEnd, LogRecord, LogView, LoggedBlock};
+pub use log::{End as LogEnd, LogOptions, LogRecord, LogView, LoggedBlock};
 pub use mmp::MmpView;
 pub use names::{NameHit, NamesView};
 pub use owners::{BlockOwner, BlockUse, OwnersView};
@@ -65,6 +68,7 @@ pub use status::{Difference, StatusItem, StatusRow, StatusView, derive};
 pub use superblock::{FeaturesView, RecordedError, SuperblockView};
 pub use text::{Name, PathText, Target, date};
 pub use tree::{Below, FindView, FullView, Room, RoomView, TreeView};
+pub use xattr_raw::{RawXattr, RawXattrsView};
 pub use xattrs::{XattrItem, XattrsView};
 
 use std::io::{self, Write};

@@ -1,6 +1,6 @@
 //! Who uses a block: debugfs's `icheck`, and the filesystem's own metadata.
 
-use std::io;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use serde::Serialize;
@@ -247,10 +247,29 @@ impl Search {
     }
 }
 
+impl OwnersView {
+    /// As debugfs has it: block and inode. What is no inode's is not found.
+    fn text_plain(&self, page: &mut Page<'_>) -> io::Result<()> {
+        writeln!(page, "Block\tInode number")?;
+        for b in &self.blocks {
+            let mut inodes: Vec<Ino> = b.uses.iter().filter_map(BlockUse::ino).collect();
+            inodes.dedup();
+            if inodes.is_empty() {
+                writeln!(page, "{}\t<block not found>", b.block)?;
+            }
+            inodes.iter().try_for_each(|ino| writeln!(page, "{}\t{ino}", b.block))?;
+        }
+        Ok(())
+    }
+}
+
 impl View for OwnersView {
     const SCHEMA: &'static str = "block-owners/1";
 
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
+        if !page.is_terminal() {
+            return self.text_plain(page);
+        }
         let mut table = Table::new([("Block", Align::Left), ("Inode number", Align::Left), ("Use", Align::Left)]);
         for b in &self.blocks {
             if b.uses.is_empty() {

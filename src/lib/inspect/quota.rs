@@ -72,7 +72,12 @@ impl QuotaView {
         let file = file.ok_or(Error::corrupt(too_large, place))?;
         let quota = Quota::decode(&file, kind).map_err(|e| e.at(place))?;
         let all = quota.entries.into_iter().filter(|(n, _)| id.is_none_or(|id| id == *n));
-        Ok(Self { kind: name(kind), ino, entries: all.map(|(id, entry)| QuotaRow { id, entry }).collect() })
+        let mut entries: Vec<_> = all.map(|(id, entry)| QuotaRow { id, entry }).collect();
+        // Who is not there uses nothing and has no limits.
+        if let (Some(id), true) = (id, entries.is_empty()) {
+            entries.push(QuotaRow { id, entry: QuotaEntry::default() });
+        }
+        Ok(Self { kind: name(kind), ino, entries })
     }
 }
 
@@ -81,8 +86,13 @@ impl View for QuotaView {
 
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
         use Align::Right;
+        let heading = match self.kind {
+            "user" => "user id",
+            "group" => "group id",
+            _ => "project id",
+        };
         let mut table = Table::new([
-            ("id", Right),
+            (heading, Right),
             ("space", Right),
             ("quota", Right),
             ("limit", Right),

@@ -7,14 +7,15 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::groups::directories;
-use super::journal::JournalView;
+use super::journal::{JournalView, known_journal_features};
 use super::page::Page;
 use super::text::{date, until_nul};
 use super::{Damage, View};
 use crate::env::Timestamp;
+use crate::error::FeatureWord;
 use crate::error::Result;
 use crate::format::dirhash::HashVersion;
-use crate::format::features::{Features, Incompat, NAMES, RoCompat};
+use crate::format::features::{Features, Incompat, NAMES, READ_INCOMPAT, RoCompat};
 use crate::format::superblock::{DATA_MODES, MOUNT_OPTIONS, SbFlags, State, Superblock};
 use crate::volume::{Geometry, Volume};
 
@@ -583,17 +584,29 @@ impl View for SuperblockView {
 pub struct FeaturesView {
     /// Their names.
     pub features: Vec<String>,
+    /// Those of journals; in a list of all that are supported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Vec<String>>,
 }
 
 impl FeaturesView {
     /// The features of a volume.
     pub fn of(features: Features) -> Self {
-        Self { features: features.bits().map(|b| b.to_string()).collect() }
+        Self { features: features.bits().map(|b| b.to_string()).collect(), journal: None }
     }
 
     /// All features that this program has a name for.
     pub fn known() -> Self {
-        Self { features: NAMES.iter().map(|(_, _, name)| (*name).to_owned()).collect() }
+        let readable = |word: FeatureWord, bit: u8| {
+            word != FeatureWord::Incompat || READ_INCOMPAT.bits().checked_shr(bit.into()).is_some_and(|v| v & 1 == 1)
+        };
+        // Names of what was never merged say nothing about this program.
+        let unused = ["lazy_bg", "snapshot_bitmap", "snapshot", "replica"];
+        let known = NAMES.iter().filter(|(word, bit, name)| readable(*word, *bit) && !unused.contains(name));
+        Self {
+            features: known.map(|(_, _, name)| (*name).to_owned()).collect(),
+            journal: Some(known_journal_features()),
+        }
     }
 }
 
@@ -601,7 +614,13 @@ impl View for FeaturesView {
     const SCHEMA: &'static str = "features/1";
 
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
-        writeln!(page, "{}", list(&self.features))
+        match &self.journal {
+            None => writeln!(page, "Filesystem features: {}", list(&self.features)),
+            Some(journal) => {
+                writeln!(page, "Supported features: {}", list(&self.features))?;
+                writeln!(page, "                    {}", list(journal))
+            }
+        }
     }
 }
 

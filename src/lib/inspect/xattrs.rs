@@ -135,7 +135,10 @@ impl View for XattrsView {
         for x in &self.xattrs {
             write!(page, "  ")?;
             x.line(page, false, self.as_hex)?;
-            writeln!(page, "  [{}]", x.whereabouts())?;
+            if page.is_terminal() {
+                write!(page, "  [{}]", x.whereabouts())?;
+            }
+            writeln!(page)?;
         }
         Ok(())
     }

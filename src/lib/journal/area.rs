@@ -12,7 +12,7 @@ use crate::device::{BlockDevice, FrozenView};
 use crate::error::{Error, Flaw, Place, Result, Structure};
 use crate::format::features::Incompat;
 use crate::format::inode::{FileType, Inode, InodeFlags};
-use crate::format::jbd2::MIN_BLOCKS;
+use crate::format::jbd2::{JournalSuperblock, MIN_BLOCKS, SUPERBLOCK_SIZE};
 use crate::format::superblock::{self, Superblock};
 use crate::units::{Fsblk, Ino};
 use crate::volume::{Owner, Volume};
@@ -69,6 +69,24 @@ impl LogArea {
             None if has_inode => Self::in_inode(volume),
             None => Err(Error::Conflict { a: "this filesystem", relation: "needs", b: "its journal device" }),
         }
+    }
+
+    /// The journal that is all of `device`: a copy of a journal inode's content.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where no journal begins there.
+    pub fn bare(device: Arc<dyn BlockDevice>) -> Result<Self> {
+        let mut bytes = [0; SUPERBLOCK_SIZE];
+        device.read_at(0, &mut bytes)?;
+        let block_size = JournalSuperblock::decode(&bytes)?.blocksize.get();
+        let valid = block_size.is_power_of_two() && (1024..=65536).contains(&block_size);
+        let blocks = device.len().checked_div(block_size.into()).filter(|_| valid);
+        let Some(blocks) = blocks.map(|n| u32::try_from(n).unwrap_or(u32::MAX)) else {
+            let of = Structure::JournalSuperblock;
+            return Err(Error::corrupt(Flaw::Field { of, field: "blocksize", value: block_size.into() }, Place::FS));
+        };
+        let runs = vec![Run { first: 0, len: blocks, byte: 0 }];
+        Ok(Self { device, runs, block_size, blocks, superblock_at: 0, external: false })
     }
 
     fn in_inode(volume: &Volume) -> Result<Self> {

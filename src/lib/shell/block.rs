@@ -6,7 +6,7 @@ use super::args::{Args, number, number32};
 use super::session::Session;
 use super::table::{Command, Family};
 use super::{Failure, Outcome};
-use crate::inspect::{BlockStateView, HexView, OwnersView};
+use crate::inspect::{BlockStateView, FreeBlocksView, HexView, OwnersView, RawXattrsView};
 use crate::units::{Fsblk, Lblk};
 use crate::volume::{Mapping, Owner};
 
@@ -35,8 +35,8 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "block_dump",
         aliases: &["bdump", "bd"],
-        args: "[-f file] block",
-        help: "Show a block's bytes (-f: a logical block of a file)",
+        args: "[-x] [-f file] block",
+        help: "Show a block's bytes (-f: a logical block of a file, -x: as extended attributes)",
         family: FAMILY,
         run: block_dump,
     },
@@ -61,13 +61,16 @@ fn find_free_block(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) 
     let volume = session.volume()?;
     let count = o.operands.first().map_or(Ok(1), |w| number(w, "count"))?;
     let goal = o.operands.get(1).map_or(Ok(volume.geometry().first_data_block), |w| number(w, "block number"))?;
-    session.show(BlockStateView::free(volume, Fsblk(goal), count)?, out)
+    session.show(FreeBlocksView::new(volume, Fsblk(goal), count)?, out)
 }
 
 fn block_dump(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    let o = args.options("f:", 1, 1)?;
+    let o = args.options("xf:", 1, 1)?;
     let volume = session.volume()?;
     let block = block_of(session, o.value('f'), o.operand(0))?;
+    if o.has('x') {
+        return session.show(RawXattrsView::new(&volume.block(block)?, true), out);
+    }
     session.show(HexView::new(&volume.block(block)?), out)
 }
 

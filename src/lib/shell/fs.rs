@@ -152,7 +152,8 @@ fn stats(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome
     if o.has('h') {
         return Ok(());
     }
-    session.show(GroupsView::new(volume, false)?, out)
+    let short = session.settings().format == Format::PLAIN;
+    session.show(GroupsView { short, ..GroupsView::new(volume, false)? }, out)
 }
 
 fn groups(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
@@ -173,7 +174,8 @@ fn supported_features(session: &mut Session, args: &Args<'_>, out: &mut dyn Writ
 fn freefrag(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("c:", 0, 0)?;
     let chunk = o.value('c').map(|c| number(c, "chunk size")).transpose()?;
-    session.show(FreeSpaceView::new(session.volume()?, chunk.map(|kib| kib.saturating_mul(1024)))?, out)
+    let view = FreeSpaceView::new(session.volume()?, chunk.map(|kib| kib.saturating_mul(1024)))?;
+    session.show(FreeSpaceView { device: session.image().map(ToString::to_string), ..view }, out)
 }
 
 fn dump_mmp(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
@@ -215,7 +217,9 @@ impl View for ParamsView {
 
     fn text(&self, page: &mut Page<'_>) -> std::io::Result<()> {
         page.pair("Open mode", if self.read_only { "read-only" } else { "read-write" })?;
-        page.pair("Checksums", if self.checksums_compared { "compared" } else { "not compared" })?;
+        if page.is_terminal() {
+            page.pair("Checksums", if self.checksums_compared { "compared" } else { "not compared" })?;
+        }
         page.pair("Filesystem in use", self.image.as_deref().unwrap_or("--none--"))
     }
 }
@@ -225,7 +229,7 @@ fn params(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcom
     let volume = session.volume().ok();
     let view = ParamsView {
         image: session.image().map(ToString::to_string),
-        read_only: true,
+        read_only: !session.is_writable(),
         checksums_compared: volume.is_none_or(crate::volume::Volume::verifies_checksums),
     };
     Ok(show(&view, session.settings().format, out)?)

@@ -8,9 +8,8 @@ use super::table::{Command, Family};
 use super::{Failure, Outcome};
 use crate::error::Error;
 use crate::format::bitmap;
-use crate::inspect::{HexView, InodePlaceView, InodeStateView, InodeView, XattrsView};
+use crate::inspect::{FreeInodeView, HexView, InodePlaceView, InodeStateView, InodeView, RawXattrsView};
 use crate::units::{Group, Ino};
-use crate::volume::Owner;
 
 const FAMILY: Family = Family::Inode;
 
@@ -58,11 +57,12 @@ fn stat(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome 
 
 fn inode_dump(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("bex", 1, 1)?;
-    let (ino, inode) = session.inode(o.operand(0))?;
+    let (_, inode) = session.inode(o.operand(0))?;
     if o.has('x') {
-        let mut view = XattrsView::new(session.volume()?, Owner { ino, inode: &inode });
-        view.xattrs.retain(|x| x.place == "inode");
-        return session.show(view, out);
+        if inode.xattr_area().is_empty() {
+            return Err(Failure::Usage("the inode has no room for attributes".into()));
+        }
+        return session.show(RawXattrsView::new(inode.xattr_area(), false), out);
     }
     let view = match (o.has('b'), o.has('e')) {
         (true, _) => HexView::new(&inode.block_area()),
@@ -102,7 +102,7 @@ fn find_free_inode(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) 
         let base = geo.group_first_ino(group).0;
         let from = geo.first_ino.saturating_sub(base) as usize;
         if let Some(bit) = bitmap::find_zero(&map, from, geo.inodes_per_group as usize) {
-            return session.show(InodeStateView { ino: Ino(base.saturating_add(bit as u32)), in_use: false }, out);
+            return session.show(FreeInodeView { ino: Ino(base.saturating_add(bit as u32)) }, out);
         }
     }
     Err(Failure::Library(Error::NoSpace { what: "inodes", need: 1, have: 0 }))

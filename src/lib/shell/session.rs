@@ -203,6 +203,11 @@ impl Session {
         }
     }
 
+    /// Whether what is open may be changed.
+    pub fn is_writable(&self) -> bool {
+        matches!(self.opened.as_ref().map(|o| &o.store), Some(Store::Write(_)))
+    }
+
     /// Begin a transaction: what comes is committed together.
     pub fn begin(&mut self) -> Outcome {
         self.edit()?;

@@ -1,18 +1,23 @@
 //! Commands about all that is below a directory, about what was deleted, and about the journal's log.
 
-use std::io::Write;
-use std::sync::Mutex;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::sync::{Arc, Mutex};
 
 use super::args::{Args, number, number32};
 use super::session::Session;
 use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
-use crate::device::Access;
+use crate::device::{Access, BlockDevice, FileDevice};
 use crate::error::Error;
 use crate::extract::{Destination, Extractor, Observer, Options, Preserve, Source};
 use crate::format::bitmap;
 use crate::format::inode::FileType;
-use crate::inspect::{Below, DeletedView, FindView, FullView, LogView, RoomView, TreeView};
+use crate::inspect::{
+    Below, DeletedView, FindView, Format, FullView, InodePlaceView, JournalView, LogOptions, LogView, RoomView,
+    TreeView,
+};
+use crate::journal::{Log, LogArea};
 use crate::progress::Silent;
 use crate::source::Exclude as Patterns;
 use crate::units::Fsblk;
@@ -23,8 +28,9 @@ pub(super) const COMMANDS: &[Command] = &[
     row(
         "logdump",
         &[],
-        "[-a] [-b block] [-i file]",
-        "Show the journal's log (-a: every block that is logged, -b, -i: what concerns a block or an inode)",
+        "[-acOsS] [-b block] [-i file] [-n transactions] [-f journal_file] [host_file]",
+        "Show the journal's log (-a: every block that is logged, -b, -i: what concerns a block or an inode, -c: contents, \
+         -O: old records too, -S: the superblock first, -f: of a file of the host)",
         (Family::Filesystem, logdump),
     ),
     row("tree", &[], "[-L depth] [directory]", "Show a directory with all that is below it", (Family::Directory, tree)),
@@ -173,18 +179,51 @@ fn dump_unused(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> O
 }
 
 fn logdump(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    let o = args.options("ab:i:", 0, 0)?;
-    let only = match (o.value('b'), o.value('i')) {
-        (Some(_), Some(_)) => return Err(args.usage()),
-        (Some(block), None) => Some(Fsblk(number(block, "block number")?)),
-        (None, Some(spec)) => Some(session.volume()?.inode_offset(session.resolve(spec)?)?.1),
-        (None, None) => None,
+    let o = args.options("ab:ci:f:n:sSO", 0, 1)?;
+    let to = o.operands.first().map(|w| session.host_path(w));
+    let mut file = match &to {
+        Some(path) => Some(BufWriter::new(File::create(path).map_err(|e| Error::host("create", path, e))?)),
+        None => None,
     };
+    let out = file.as_mut().map_or(out, |f| f as &mut dyn Write);
+    let mut options = LogOptions {
+        all: o.has('a'),
+        contents: o.has('c'),
+        old: o.has('O'),
+        transactions: o.value('n').map(|w| number32(w, "number of transactions")).transpose()?,
+        ..LogOptions::default()
+    };
+    if let Some(file) = o.value('f') {
+        let path = session.host_path(file);
+        let device: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(&path, Access::ReadOnly)?);
+        let log = Log::in_area(LogArea::bare(device)?)?;
+        return session.show(LogView::of_log(&log, options)?, out);
+    }
     // What is open has the log behind it already: it is read where it is.
-    let mut view = match session.image().map(|i| i.open(Access::ReadOnly)) {
-        Some(Ok(device)) => LogView::new(&Volume::open(device, &session.settings().open)?)?,
-        _ => LogView::new(session.volume()?)?,
+    let opened = match session.image().map(|i| i.open(Access::ReadOnly)) {
+        Some(Ok(device)) => Some(Volume::open(device, &session.settings().open)?),
+        _ => None,
     };
-    (view.only, view.all) = (only, o.has('a'));
-    session.show(view, out)
+    let volume = opened.as_ref().map_or_else(|| session.volume(), Ok)?;
+    match (o.value('b'), o.value('i')) {
+        (Some(_), Some(_)) => return Err(args.usage()),
+        (Some(block), None) => options.only = Some(Fsblk(number(block, "block number")?)),
+        (None, Some(spec)) => {
+            let place = InodePlaceView::new(volume, session.resolve(spec)?)?;
+            (options.only, options.inode) = (Some(place.block), Some(place.ino));
+            if session.settings().format != Format::Json {
+                let InodePlaceView { ino, group, block, offset } = place;
+                writeln!(out, "Inode {ino} is at group {group}, block {block}, offset {offset}")?;
+            }
+        }
+        (None, None) => {}
+    }
+    if o.has('S')
+        && session.settings().format != Format::Json
+        && let Some(journal) = JournalView::new(volume)?
+    {
+        session.show(journal, out)?;
+        writeln!(out)?;
+    }
+    session.show(LogView::new(volume, options)?, out)
 }
