@@ -195,7 +195,7 @@ fn groups(b: &mut Bench, bigalloc: bool) {
 /// `stat` without what only one side has.
 fn stat_facts(text: &str) -> Vec<String> {
     let mut facts = Vec::new();
-    for line in lines(text) {
+    for mut line in lines(text) {
         let is_xattr = ["user.", "system.", "trusted.", "security."].iter().any(|p| line.starts_with(p));
         if is_xattr {
             line = String::from(line.split_inclusive(')').next().unwrap_or_default());

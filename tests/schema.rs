@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -58,6 +58,15 @@ const COMMANDS: &[&str] = &[
     "df",
     "lsdel",
     "logdump",
+    "logdump -aO",
+    "idump -x /file",
+    "bd -x 1",
+    "ffb 2",
+    "ffi",
+    "supported_features",
+    "eo /sparse",
+    "all",
+    "info",
 ];
 
 /// Every path into `value` with the type that is there. What depends on an object's variant keeps its name.
@@ -118,6 +127,81 @@ fn found() -> BTreeSet<String> {
         }
     }
     all
+}
+
+/// What a value may be, as the lines of the list say.
+#[derive(Default)]
+struct Shape {
+    types: BTreeSet<String>,
+    fields: BTreeMap<String, Shape>,
+    items: Option<Box<Shape>>,
+}
+
+impl Shape {
+    /// Enter a line: a path like `.a.b[].c`, and the type there.
+    fn enter(&mut self, path: &str, kind: &str) {
+        if path.is_empty() {
+            self.types.insert(kind.to_owned());
+        } else if let Some(rest) = path.strip_prefix("[]") {
+            self.types.insert("array".into());
+            self.items.get_or_insert_default().enter(rest, kind);
+        } else {
+            let path = &path[1..];
+            let end = path.find(['.', '[']).unwrap_or(path.len());
+            self.types.insert("object".into());
+            self.fields.entry(path[..end].to_owned()).or_default().enter(&path[end..], kind);
+        }
+    }
+
+    fn schema(&self) -> Value {
+        let mut object = serde_json::Map::new();
+        let types: Vec<&String> = self.types.iter().collect();
+        object.insert("type".into(), if let [one] = types[..] { one.clone().into() } else { serde_json::json!(types) });
+        if !self.fields.is_empty() {
+            let fields = self.fields.iter().map(|(name, shape)| (name.clone(), shape.schema()));
+            object.insert("properties".into(), Value::Object(fields.collect()));
+        }
+        if let Some(items) = &self.items {
+            object.insert("items".into(), items.schema());
+        }
+        Value::Object(object)
+    }
+}
+
+/// A JSON Schema for each view, from the list of fields: file name and text.
+fn schemas(list: &str) -> BTreeMap<String, String> {
+    let mut shapes: BTreeMap<String, Shape> = BTreeMap::new();
+    for line in list.lines().filter(|l| !l.starts_with('#')) {
+        let mut words = line.trim_end_matches('?').split(' ');
+        let (name, path, kind) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+        shapes.entry(name.to_owned()).or_default().enter(path, kind);
+    }
+    let file = |(name, shape): (&String, &Shape)| {
+        let mut schema = shape.schema();
+        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+        schema["title"] = format!("ext4kit/{name}").into();
+        schema["properties"]["schema"] = serde_json::json!({ "const": format!("ext4kit/{name}") });
+        schema["required"] = serde_json::json!(["schema"]);
+        (format!("{}.schema.json", name.replace('/', "-")), serde_json::to_string_pretty(&schema).unwrap() + "\n")
+    };
+    shapes.iter().map(file).collect()
+}
+
+#[test]
+fn every_view_has_its_schema() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("man/schema");
+    let want = schemas(&std::fs::read_to_string(dir.join("fields.txt")).unwrap());
+    if std::env::var_os("EXT4KIT_REGENERATE").is_some() {
+        want.iter().for_each(|(name, text)| std::fs::write(dir.join(name), text).unwrap());
+        return;
+    }
+    for (name, text) in &want {
+        let have = std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+        assert!(have == *text, "{name} is stale: EXT4KIT_REGENERATE=1 cargo test --test schema (twice)");
+    }
+    let files = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let old: Vec<String> = files.filter(|f| f.ends_with(".json") && !want.contains_key(f)).collect();
+    assert!(old.is_empty(), "no view has these: {old:?}");
 }
 
 #[test]

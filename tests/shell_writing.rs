@@ -204,7 +204,7 @@ fn fields_of_the_superblock_are_set_as_debugfs_sets_them() {
     };
     assert_eq!(shown(&image), shown(&theirs));
     reference_fsck(&image);
-    let out = e4sh(&image, &["-R", "ssv inodes_count 7"], "");
+    let out = e4sh(&image, &["-R", "ssv nonsense 7"], "");
     assert!(!out.status.success() && text(&out).contains("volume_name"), "{}", text(&out));
     assert!(e4sh(&image, &["-R", "dirty"], "").status.success());
     assert!(shown(&image).contains("not clean"), "{}", shown(&image));

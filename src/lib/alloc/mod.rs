@@ -213,6 +213,12 @@ impl Allocator {
         }
     }
 
+    /// Take other counts of free clusters and inodes for right than the groups say: they are what the superblock gets.
+    pub const fn set_counts(&mut self, clusters: u64, inodes: u64) {
+        self.free_clusters = clusters;
+        self.free_inodes = inodes;
+    }
+
     /// Bring the superblock's counts of free blocks and inodes up to date.
     #[doc(alias = "ext4_update_super")]
     pub fn sync_counts(&self, vol: &mut Volume, store: &mut dyn MetaStore) -> Result<()> {

@@ -30,6 +30,8 @@ pub(super) struct Claim {
     offset: u64,
     seed: Option<u32>,
     every: Duration,
+    /// What the block is to be in the end, where somebody says.
+    wanted: Mutex<Option<Mmp>>,
     now: Timestamp,
     state: Mutex<State>,
 }
@@ -82,7 +84,16 @@ impl Claim {
         let device = Arc::clone(volume.device());
         let state = Mutex::new(State { block, written: timer.elapsed() });
         let timer = Arc::clone(timer);
-        let claim = Self { device, timer, offset: volume.geometry().byte_of(at), seed, every, now, state };
+        let claim = Self {
+            device,
+            timer,
+            offset: volume.geometry().byte_of(at),
+            seed,
+            every,
+            wanted: Mutex::new(None),
+            now,
+            state,
+        };
         claim.write(|_| ())?;
         Ok(Some(claim))
     }
@@ -105,9 +116,18 @@ impl Claim {
         if due { self.write(|m| m.seq.set((m.seq.get() + 1) % SEQ_MAX)) } else { Ok(()) }
     }
 
+    /// Leave the block like this in the end; `None` leaves it as nobody's.
+    pub(super) fn leave(&self, block: Option<Mmp>) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = block;
+    }
+
     /// Nobody has the filesystem any more.
     pub(super) fn release(&self) -> Result<()> {
-        self.write(|m| m.seq.set(SEQ_CLEAN))
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.write(|m| match wanted {
+            Some(block) => *m = block,
+            None => m.seq.set(SEQ_CLEAN),
+        })
     }
 }
 

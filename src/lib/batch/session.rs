@@ -161,6 +161,14 @@ impl Session {
         self.ctx.set_now(now);
     }
 
+    /// Leave the block of multiple-mount protection like this when the session is closed; nothing happens to a filesystem
+    /// without one. No transaction holds it.
+    pub fn leave_mmp(&self, block: crate::format::mmp::Mmp) {
+        if let Some(claim) = &self.claim {
+            claim.leave(Some(block));
+        }
+    }
+
     /// Whether a commit is all or nothing. Without a journal it is not, and the user should be told.
     pub const fn is_atomic(&self) -> bool {
         self.mount.journal.is_atomic()
@@ -410,6 +418,9 @@ impl Session {
     /// Reading failed.
     pub fn discard(&mut self) -> Result<()> {
         self.contents.clear();
+        if let Some(claim) = &self.claim {
+            claim.leave(None);
+        }
         self.mount.journal.discard();
         self.mount.fs = Filesystem::open(self.mount.journal.view(), &OpenOptions::default())?;
         self.mount.recount();
@@ -432,6 +443,9 @@ impl Session {
     /// Failed writes.
     pub fn abandon(mut self) -> Result<()> {
         self.contents.clear();
+        if let Some(claim) = &self.claim {
+            claim.leave(None);
+        }
         self.mount.journal.discard();
         self.end()
     }

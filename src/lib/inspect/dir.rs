@@ -292,14 +292,13 @@ impl DirView {
                 Row::Entry(i) => (format!(" {}  ({}) ", i.ino, i.rec_len), self.shown_name(i)),
                 Row::Checksum(c) => (format!(" 0  (dirblock checksum: {:#010x})", c.stored), Vec::new()),
             };
+            let name = listed_name(&name, page);
             let width = head.len().saturating_add(name.len()).saturating_add(3);
             if column > 0 && column.saturating_add(width) > limit {
                 writeln!(page)?;
                 column = 0;
             }
-            write!(page, "{head}")?;
-            page.bytes(&name)?;
-            write!(page, "   ")?;
+            write!(page, "{head}{name}   ")?;
             column = column.saturating_add(width);
         }
         if column > 0 { writeln!(page) } else { Ok(()) }
@@ -328,8 +327,7 @@ impl DirView {
                 )?,
                 None => write!(page, "{ino} {:7} ({}) {:6} {:6} {:7} {:17} ", 0, item.type_code, 0, 0, 0, "")?,
             }
-            page.bytes(&self.shown_name(item))?;
-            writeln!(page)?;
+            writeln!(page, "{}", listed_name(&self.shown_name(item), page))?;
         }
         Ok(())
     }
@@ -347,6 +345,17 @@ impl DirView {
         }
         Ok(())
     }
+}
+
+/// A name in a listing for people: what is not printable ASCII is escaped where no terminal shows it, as debugfs has it.
+fn listed_name(name: &[u8], page: &Page<'_>) -> String {
+    if page.is_terminal() {
+        return printable(name);
+    }
+    let text = |b: &u8| {
+        if matches!(b, 0x20..=0x7e) && *b != b'\\' { char::from(*b).to_string() } else { format!("\\x{b:02x}") }
+    };
+    name.iter().map(text).collect()
 }
 
 /// A line of a listing.

@@ -263,7 +263,7 @@ fn fast_commits(log: &Log) -> Result<Vec<String>> {
     for at in sb.maxlen.get().saturating_sub(sb.num_fc_blks.get())..sb.maxlen.get() {
         log.area().read(at, &mut block)?;
         let before = lines.len();
-        lines.extend(records(&block).map_while(|tag| tag.ok()).map(|tag| fast_commit_text(&tag.record)));
+        lines.extend(records(&block).map_while(Result::ok).map(|tag| fast_commit_text(&tag.record)));
         if lines.len() == before {
             break;
         }
@@ -384,7 +384,11 @@ impl LogView {
 fn hex_lines(bytes: &[u8], page: &mut Page<'_>) -> io::Result<()> {
     for (n, line) in bytes.chunks(16).enumerate() {
         write!(page, "    {:04x}:  ", n.saturating_mul(16))?;
-        line.chunks(4).try_for_each(|word| write!(page, "{} ", hex(word)))?;
+        // Words are shown as numbers, little endian.
+        line.chunks(4).try_for_each(|word| {
+            let word: Vec<u8> = word.iter().rev().copied().collect();
+            write!(page, "{} ", hex(&word))
+        })?;
         let ascii: String = line.iter().map(|b| if matches!(b, 0x20..=0x7e) { *b as char } else { '.' }).collect();
         writeln!(page, "{ascii}")?;
     }

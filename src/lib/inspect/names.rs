@@ -119,7 +119,8 @@ impl View for NamesView {
             }
             table.row_with_bytes([n.ino.to_string()], path);
         }
-        for ino in &self.nameless {
+        // debugfs says nothing about those.
+        for ino in self.nameless.iter().filter(|_| page.is_terminal()) {
             table.row([ino.to_string(), "<inode not found>".into()]);
         }
         table.write(page)

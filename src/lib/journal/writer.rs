@@ -119,16 +119,8 @@ impl LogWriter {
         now: Timestamp,
         flush_data: impl FnOnce() -> Result<()>,
     ) -> Result<Tid> {
-        let (tid, head) = (self.tid, self.head);
-        if self.used == 0 {
-            self.log.update(|sb| sb.set_log(Some(head), tid))?;
-        }
-        let mut spool =
-            Spool { at: head, bytes: Vec::with_capacity(MAX_WRITE), sum: V1Checksum::default(), writer: self };
-        spool.revokes(revoked)?;
-        spool.blocks(blocks)?;
-        spool.write()?;
-        let (end, sum) = (spool.at, spool.sum);
+        let tid = self.tid;
+        let (end, sum) = self.write_unfinished(blocks, revoked)?;
         flush_data()?;
         if self.barriers {
             self.log.area().device().flush()?;
@@ -141,6 +133,31 @@ impl LogWriter {
         self.used += self.need(blocks.len() as u64, revoked.len() as u64) as u32;
         self.tid = tid.next();
         Ok(tid)
+    }
+
+    /// Write all of a transaction but its commit block. Returns where that would be, and what it would have a checksum of.
+    pub(super) fn write_unfinished(&mut self, blocks: &Blocks, revoked: &BTreeSet<Fsblk>) -> Result<(u32, V1Checksum)> {
+        let (tid, head) = (self.tid, self.head);
+        if self.used == 0 {
+            self.log.update(|sb| sb.set_log(Some(head), tid))?;
+        }
+        let mut spool =
+            Spool { at: head, bytes: Vec::with_capacity(MAX_WRITE), sum: V1Checksum::default(), writer: self };
+        spool.revokes(revoked)?;
+        spool.blocks(blocks)?;
+        spool.write()?;
+        Ok((spool.at, spool.sum))
+    }
+
+    /// Go on behind transactions that are in the log and not home: it ends at `head`, transaction `tid` is next.
+    pub(super) const fn behind(log: Log, head: u32, tid: Tid) -> Self {
+        // How much is in use is not known; that something is keeps the start of the log where it is.
+        Self { log, head, used: 1, tid, barriers: true }
+    }
+
+    /// Write the superblock as it is in memory.
+    pub(super) fn store(&mut self, change: impl FnOnce(&mut crate::format::jbd2::JournalSuperblock)) -> Result<()> {
+        self.log.update(change)
     }
 
     /// All transactions are home, durably: the log is empty.

@@ -2,19 +2,21 @@
 
 use std::io::Write;
 
-use super::args::{Args, number, number32};
+use super::args::{Args, number32};
 use super::session::Session;
 use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
 use crate::batch::{Command as Edit, Report, Unwatched};
 use crate::env::Timestamp;
 use crate::error::Error;
-use crate::format::inode::FileType;
-use crate::namei::Change;
+use crate::format::bitmap;
+use crate::namei::split;
 use crate::units::Ino;
 use crate::volume::LastLink;
 
 const FAMILY: Family = Family::Change;
+/// Blocks that taking a name away dirties at most.
+const CREDITS: u32 = 16;
 
 pub(super) const COMMANDS: &[Command] = &[
     row("begin", &[], "", "Begin a transaction: what comes is committed together, or not at all", (FAMILY, begin)),
@@ -46,8 +48,20 @@ pub(super) const COMMANDS: &[Command] = &[
         "Set the times of files; make those that are missing (-c: do not)",
         (FAMILY, script),
     ),
-    row("truncate", &[], "[-c] -s size path...", "Give files a size", (FAMILY, script)),
-    row("mknod", &[], "[-m mode] path b|c|p [major minor]", "Make a device or a pipe", (FAMILY, script)),
+    row(
+        "truncate",
+        &[],
+        "[-c] -s size path... | file first_block [last_block]",
+        "Give files a size; without -s the same as punch",
+        (FAMILY, truncate),
+    ),
+    row(
+        "mknod",
+        &[],
+        "[-m mode] path b|c|p [major minor]",
+        "Make a device or a pipe (without -m one that nobody may use, as debugfs does)",
+        (FAMILY, mknod),
+    ),
     row("mkfifo", &[], "[-m mode] path", "Make a pipe", (FAMILY, script)),
     row(
         "setfattr",
@@ -59,13 +73,6 @@ pub(super) const COMMANDS: &[Command] = &[
     row("ea_set", &[], "[-f host_file] file name [value]", "Set an extended attribute", (FAMILY, ea_set)),
     row("ea_rm", &[], "file name...", "Remove extended attributes", (FAMILY, ea_rm)),
     row("punch", &["punch_blocks"], "file first_block [last_block]", "Make a hole of a file's blocks", (FAMILY, punch)),
-    row(
-        "set_inode_field",
-        &["sif"],
-        "file field value",
-        "Set mode, uid, gid, size, atime, mtime or projid of an inode",
-        (FAMILY, set_field),
-    ),
 ];
 
 fn begin(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
@@ -120,9 +127,45 @@ fn write(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     run(session, args, "put", [o.operand(0), to].into_iter())
 }
 
+fn mknod(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    if args.words.iter().any(|w| w.starts_with(b"-m")) {
+        return script(session, args, out);
+    }
+    let words = [&b"-m"[..], b"0"].into_iter().chain(args.words.iter().map(Vec::as_slice));
+    run(session, args, "mknod", words)
+}
+
+fn truncate(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
+    let sized = args.words.iter().any(|w| w.starts_with(b"-"));
+    if sized { script(session, args, out) } else { punch(session, args, out) }
+}
+
 fn unlink(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     let o = args.options("", 1, 1)?;
+    session.edit()?;
+    if let Some((dir, name)) = nameless(session, o.operand(0))? {
+        session.edit()?.run_raw(CREDITS, |fs, store| {
+            let mut edit = fs.edit(store);
+            let mut dir = edit.open(dir)?;
+            edit.remove_entry(&mut dir, &name)?;
+            edit.put(&mut dir)
+        })?;
+        return Ok(());
+    }
     run(session, args, "rm", [o.operand(0)].into_iter())
+}
+
+/// Directory and name of a path that leads to an inode that is not in use (`kill_file` leaves such names).
+fn nameless(session: &Session, spec: &[u8]) -> Outcome<Option<(Ino, Vec<u8>)>> {
+    let ino = session.resolve(spec)?;
+    let volume = session.volume()?;
+    let (group, bit) = volume.geometry().inode_place(ino)?;
+    if bitmap::test(&volume.inode_bitmap(group)?, bit as usize) {
+        return Ok(None);
+    }
+    let (dir, name) = split(spec);
+    let dir = if spec.contains(&b'/') { dir } else { b"." };
+    Ok(Some((session.directory(dir)?, name.to_vec())))
 }
 
 fn link(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
@@ -177,6 +220,9 @@ fn punch(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
 /// Seconds, or debugfs's `YYYYMMDDhhmmss`, or what [`Timestamp::parse`] reads.
 pub(super) fn time(word: &[u8]) -> Outcome<Timestamp> {
     let text = str::from_utf8(word).unwrap_or_default();
+    let text = text.strip_prefix('@').unwrap_or(text);
+    let whole = format!("{text}000000");
+    let text = if text.len() == 8 && text.bytes().all(|b| b.is_ascii_digit()) { whole.as_str() } else { text };
     let long = if text.len() == 14 && text.bytes().all(|b| b.is_ascii_digit()) {
         let part = |from: usize, to: usize| text.get(from..to).unwrap_or_default();
         let (date, time) = ((part(0, 4), part(4, 6), part(6, 8)), (part(8, 10), part(10, 12), part(12, 14)));
@@ -185,40 +231,4 @@ pub(super) fn time(word: &[u8]) -> Outcome<Timestamp> {
         text.to_owned()
     };
     Timestamp::parse(&long).ok_or_else(|| Failure::Usage(format!("{text}: not a time")))
-}
-
-fn set_field(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
-    let o = args.options("", 3, 3)?;
-    let (ino, inode) = session.inode(o.operand(0))?;
-    let value = o.operand(2);
-    let mut change = Change::default();
-    match o.operand(1) {
-        b"mode" => {
-            let mode = number32(value, "mode")?;
-            let kind = inode.file_type().map_or(0, FileType::mode_bits);
-            let same_type = mode & 0o17_0000 == 0 || mode & 0o17_0000 == u32::from(kind);
-            if !same_type || mode > 0xffff {
-                return Err(Failure::Usage("mode: the type of an inode cannot be changed".into()));
-            }
-            change.permissions = Some((mode & 0o7777) as u16);
-        }
-        b"uid" => change.uid = Some(number32(value, "user")?),
-        b"gid" => change.gid = Some(number32(value, "group")?),
-        b"projid" => change.project = Some(number32(value, "project")?),
-        b"atime" => change.atime = Some(time(value)?),
-        b"mtime" => change.mtime = Some(time(value)?),
-        b"size" => {
-            let size = number(value, "size")?;
-            return resize(session, ino, size);
-        }
-        other => {
-            let name = String::from_utf8_lossy(other).into_owned();
-            return Err(Failure::Usage(format!("{name}: not one of mode, uid, gid, projid, size, atime, mtime")));
-        }
-    }
-    Ok(session.edit()?.run(|n| n.change(ino, &change))?)
-}
-
-fn resize(session: &mut Session, ino: Ino, size: u64) -> Outcome {
-    Ok(session.edit()?.run_on_content(ino, |n| n.truncate(ino, size))?)
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::args::{Args, number32};
 use super::session::Session;
 use super::table::{Command, Family};
-use super::{Failure, Outcome};
+use super::{Outcome, rescue};
 use crate::error::{Error, Result};
 use crate::format::inode::{FileType, Inode, TimeField};
 use crate::inspect::{BlockMapView, BlocksView, ExtentsFilter, ExtentsView, FragsView, StatusView};
@@ -58,8 +58,8 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "bmap",
         aliases: &[],
-        args: "file logical_block",
-        help: "Show the block of a logical block",
+        args: "[-a] file logical_block [block]",
+        help: "Show the block of a logical block, after setting it (-a: allocate one where there is none)",
         family: FAMILY,
         run: bmap,
     },
@@ -164,11 +164,14 @@ fn blocks(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcom
 
 fn bmap(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("a", 2, 3)?;
-    if o.has('a') || o.operands.len() == 3 {
-        return Err(Failure::Usage("bmap changes nothing: the filesystem is open for reading".into()));
-    }
-    let (ino, inode) = session.inode(o.operand(0))?;
+    let ino = session.resolve(o.operand(0))?;
     let lblk = Lblk(number32(o.operand(1), "block number")?);
+    if let Some(word) = o.operands.get(2) {
+        rescue::set_block(session, ino, lblk, rescue::block_number(word)?)?;
+    } else if o.has('a') {
+        rescue::ensure_block(session, ino, lblk)?;
+    }
+    let inode = session.volume()?.raw_inode(ino)?;
     session.show(BlockMapView::new(session.volume()?, Owner { ino, inode: &inode }, lblk)?, out)
 }
 

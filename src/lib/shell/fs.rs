@@ -52,14 +52,6 @@ pub(super) const COMMANDS: &[Command] = &[
         run: groups,
     },
     Command {
-        name: "feature",
-        aliases: &["features"],
-        args: "",
-        help: "Show the filesystem's features",
-        family: FAMILY,
-        run: features,
-    },
-    Command {
         name: "supported_features",
         aliases: &[],
         args: "",
@@ -159,11 +151,6 @@ fn stats(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome
 fn groups(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     args.options("", 0, 0)?;
     session.show(GroupsView::new(session.volume()?, true)?, out)
-}
-
-fn features(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    args.options("", 0, 0)?;
-    session.show(FeaturesView::of(session.volume()?.geometry().features), out)
 }
 
 fn supported_features(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {

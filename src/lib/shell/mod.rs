@@ -11,15 +11,20 @@
 //! Words are split at spaces; `"…"` keeps spaces, and `""` inside stands for a quote, as debugfs has it.
 
 mod args;
+mod assign;
 mod block;
 mod change;
 mod dir;
+mod extents;
+mod fields;
 mod file;
 mod fs;
 mod inode;
+mod journal;
 mod lexer;
 mod misc;
 mod raw;
+mod rescue;
 mod script;
 mod session;
 mod table;
@@ -29,7 +34,7 @@ mod xattr;
 pub use args::{Args, Options};
 pub use lexer::split;
 pub use script::{Stopped, run_interactive, run_line, run_script};
-pub use session::{Commits, DirtyJournalSeen, Session, Settings};
+pub use session::{Asker, Commits, DirtyJournalSeen, Session, Settings};
 pub use table::{Command, Family, commands, find};
 
 use crate::error::Error;

@@ -14,9 +14,8 @@ use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
 use crate::error::Result;
 use crate::format::bitmap;
-use crate::format::features::{Incompat, RoCompat};
 use crate::format::inode::{FileType, Inode};
-use crate::format::superblock::{State, Superblock};
+use crate::format::superblock::State;
 use crate::units::{Fsblk, Ino};
 use crate::volume::Volume;
 use crate::volume::edit::{OpenInode, modify_block};
@@ -24,6 +23,8 @@ use crate::volume::store::BlockAlloc;
 
 /// Blocks that a change of a bit dirties at most: bitmaps (a group may be used for the first time), descriptors, superblock.
 const CREDITS: u32 = 8;
+/// The name of the block's bit that `zap_block -b` flips, in messages.
+const BIT: &str = "bit";
 
 pub(super) const COMMANDS: &[Command] = &[
     row("freeb", &[], "block [count]", "Mark blocks as free", (Family::Raw, freeb)),
@@ -34,16 +35,9 @@ pub(super) const COMMANDS: &[Command] = &[
     row(
         "zap_block",
         &["zap"],
-        "[-f file] [-o offset] [-l length] [-p pattern] block",
-        "Fill a block, or a part of it, with a byte (-f: a logical block of a file)",
+        "[-f file] [-o offset] [-l length] [-p pattern] | [-b bit] block",
+        "Fill a block, or a part of it, with a byte, or flip a bit of it (-f: a logical block of a file)",
         (Family::Raw, zap),
-    ),
-    row(
-        "set_super_value",
-        &["ssv"],
-        "field value",
-        "Set a field of the superblock (-l: list them)",
-        (Family::Raw, set_super),
     ),
     row(
         "dirty_filesys",
@@ -171,8 +165,11 @@ fn clri(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
 }
 
 fn zap(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
-    let o = args.options("f:o:l:p:", 1, 1)?;
+    let o = args.options("f:o:l:p:b:", 1, 1)?;
     session.edit()?;
+    if let Some(bit) = o.value('b') {
+        return flip(session, block_of(session, o.value('f'), o.operand(0))?, number32(bit, BIT)?);
+    }
     let volume = session.volume()?;
     let size = volume.geometry().block_size;
     let value = |letter, what: &str| o.value(letter).map(|w| number32(w, what)).transpose();
@@ -198,90 +195,19 @@ fn zap(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     Ok(())
 }
 
-/// Fields of the superblock that nothing else in the filesystem depends on.
-const FIELDS: &str = "volume_name last_mounted uuid state errors mnt_count max_mnt_count lastcheck checkinterval wtime mtime mkfs_time \
-                      r_blocks_count def_resuid def_resgid creator_os def_hash_version default_mount_opts mount_opts min_extra_isize \
-                      want_extra_isize raid_stride raid_stripe_width mmp_update_interval kbytes_written error_count";
-
-/// Put `text` into a field of fixed length.
-fn put_text(field: &mut [u8], text: &[u8]) -> Outcome {
-    if text.len() > field.len() {
-        return Err(Failure::Usage(format!("at most {} bytes", field.len())));
+/// Flip a bit of a block.
+fn flip(session: &mut Session, block: Fsblk, bit: u32) -> Outcome {
+    let geo = session.volume()?.geometry();
+    if !geo.has_range(block, 1) || bit >= geo.block_size.saturating_mul(8) {
+        return Err(Failure::Usage(format!("{BIT} {bit} of block {block} is not in this filesystem")));
     }
-    field.fill(0);
-    for (to, from) in field.iter_mut().zip(text) {
-        *to = *from;
-    }
-    Ok(())
-}
-
-fn set_field(sb: &mut Superblock, name: &str, value: &[u8]) -> Outcome {
-    let long = || number(value, "number");
-    let word = || number32(value, "number");
-    let short = || word().and_then(|n| u16::try_from(n).map_err(|_| Failure::Usage(format!("{n}: more than 65535"))));
-    match name {
-        "volume_name" => put_text(&mut sb.volume_name, value)?,
-        "last_mounted" => put_text(&mut sb.last_mounted, value)?,
-        "mount_opts" => put_text(&mut sb.mount_opts, value)?,
-        "uuid" => {
-            let f = sb.features();
-            if f.ro_compat.intersects(RoCompat::METADATA_CSUM | RoCompat::GDT_CSUM)
-                && !f.incompat.contains(Incompat::CSUM_SEED)
-            {
-                return Err(Failure::Usage("uuid: all checksums depend on it".into()));
+    session.edit()?.run_raw(CREDITS, |_, store| {
+        modify_block(store, block, |bytes| {
+            if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
+                *byte ^= 1 << (bit % 8);
             }
-            let uuid = uuid::Uuid::try_parse_ascii(value).map_err(|_| Failure::Usage("uuid: not a UUID".into()))?;
-            sb.uuid = uuid.into_bytes();
-        }
-        "state" => sb.state = short()?.into(),
-        "errors" => sb.errors = short()?.into(),
-        "mnt_count" => sb.mnt_count = short()?.into(),
-        "max_mnt_count" => sb.max_mnt_count = short()?.into(),
-        "lastcheck" => sb.set_check_time(time(value)?),
-        "wtime" => sb.set_write_time(time(value)?),
-        "mtime" => sb.set_mount_time(time(value)?),
-        "mkfs_time" => sb.set_created(time(value)?),
-        "checkinterval" => sb.checkinterval = word()?.into(),
-        "r_blocks_count" => {
-            let n = long()?;
-            if n > sb.blocks_count() / 2 {
-                return Err(Failure::Usage("r_blocks_count: more than half of the blocks".into()));
-            }
-            sb.set_r_blocks_count(n);
-        }
-        "def_resuid" => sb.def_resuid = short()?.into(),
-        "def_resgid" => sb.def_resgid = short()?.into(),
-        "creator_os" => sb.creator_os = word()?.into(),
-        "def_hash_version" => match word()? {
-            n @ 0..=2 => sb.def_hash_version = n as u8,
-            n => return Err(Failure::Usage(format!("{n}: not 0 (legacy), 1 (half_md4) or 2 (tea)"))),
-        },
-        "default_mount_opts" => sb.default_mount_opts = word()?.into(),
-        "min_extra_isize" => sb.min_extra_isize = short()?.into(),
-        "want_extra_isize" => sb.want_extra_isize = short()?.into(),
-        "raid_stride" => sb.raid_stride = short()?.into(),
-        "raid_stripe_width" => sb.raid_stripe_width = word()?.into(),
-        "mmp_update_interval" => sb.mmp_update_interval = short()?.into(),
-        "kbytes_written" => sb.kbytes_written = long()?.into(),
-        "error_count" => sb.error_count = word()?.into(),
-        _ => return Err(Failure::Usage(format!("{name}: not one of {FIELDS}"))),
-    }
-    Ok(())
-}
-
-fn set_super(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    let o = args.options("l", 0, 2)?;
-    if o.has('l') {
-        return Ok(FIELDS.split_whitespace().try_for_each(|name| writeln!(out, "{name}"))?);
-    }
-    if o.operands.len() != 2 {
-        return Err(args.usage());
-    }
-    session.edit()?;
-    let name = String::from_utf8_lossy(o.operand(0)).into_owned();
-    let mut changed = session.volume()?.superblock().clone();
-    set_field(&mut changed, name.strip_prefix("s_").unwrap_or(&name), o.operand(1))?;
-    session.edit()?.run_raw(CREDITS, |fs, store| fs.volume.store_superblock(store, |sb| *sb = changed.clone()))?;
+        })
+    })?;
     Ok(())
 }
 

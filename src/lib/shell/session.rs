@@ -104,7 +104,16 @@ pub struct Session {
     commits: Commits,
     host_dir: PathBuf,
     done: bool,
+    /// Asks a person; `None` where there is none.
+    asker: Option<Asker>,
+    /// The journal that `journal_open` opened.
+    journal: Option<super::journal::Opened>,
+    /// The inode that `extent_open` opened.
+    extents: Option<super::extents::Cursor>,
 }
+
+/// Shows a question and reads the answer; `None` at the end of the input.
+pub type Asker = Box<dyn FnMut(&str) -> std::io::Result<Option<Vec<u8>>>>;
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -116,13 +125,31 @@ impl Session {
     /// A shell with nothing open.
     pub fn new(settings: Settings) -> Self {
         let host_dir = PathBuf::new();
-        Self { settings, opened: None, writing: None, commits: Commits::default(), host_dir, done: false }
+        let (opened, writing, commits) = (None, None, Commits::default());
+        Self { settings, opened, writing, commits, host_dir, done: false, asker: None, journal: None, extents: None }
     }
 
     /// Images that are opened from now on may be changed.
     pub fn allow_writing(&mut self, options: Options, commits: Commits) {
         self.writing = Some(options);
         self.commits = commits;
+    }
+
+    /// Who answers the questions that commands ask.
+    pub fn set_asker(&mut self, asker: Asker) {
+        self.asker = Some(asker);
+    }
+
+    /// Ask a question.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] where nobody can be asked.
+    pub(super) fn ask(&mut self, question: &str, out: &mut dyn Write) -> Outcome<Option<Vec<u8>>> {
+        out.flush()?;
+        match &mut self.asker {
+            Some(asker) => Ok(asker(question)?),
+            None => Err(Failure::Usage("this command asks questions: it needs a person".into())),
+        }
     }
 
     /// A shell with a filesystem that is open already; `image` is only its name.
@@ -197,10 +224,70 @@ impl Session {
     pub fn edit(&mut self) -> Outcome<&mut Edit> {
         match self.opened.as_mut().ok_or_else(nothing_open)?.store {
             Store::Write(ref mut edit) => Ok(edit),
-            Store::Read(_) => {
-                Err(Failure::Usage("the image is open for reading only (-w opens it for writing)".into()))
+            Store::Read(_) if self.writing.is_some() => {
+                Err(Failure::Usage("the journal holds what is not home: journal_run recovers it".into()))
             }
+            Store::Read(_) => Err(read_only()),
         }
+    }
+
+    /// The journal that is open for writing by hand.
+    pub(super) const fn journal(&mut self) -> &mut Option<super::journal::Opened> {
+        &mut self.journal
+    }
+
+    /// The inode whose extents are open.
+    pub(super) const fn extents(&mut self) -> &mut Option<super::extents::Cursor> {
+        &mut self.extents
+    }
+
+    /// The time that goes into the image.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] where nothing may be written.
+    pub(super) fn now(&self) -> Outcome<crate::env::Timestamp> {
+        self.writing.as_ref().map(|w| w.clock.now()).ok_or_else(read_only)
+    }
+
+    /// Commit what was changed, and keep the filesystem open for looking only. Returns its device, for writing.
+    ///
+    /// # Errors
+    /// Those of the commit; [`Failure::Usage`] where it is open for reading only.
+    pub(super) fn stop_editing(&mut self) -> Outcome<Arc<dyn BlockDevice>> {
+        if self.writing.is_none() {
+            return Err(read_only());
+        }
+        let Opened { image, store, root, cwd } = self.opened.take().ok_or_else(nothing_open)?;
+        let device = match store {
+            Store::Write(edit) => {
+                let device = Arc::clone(edit.device());
+                edit.close()?;
+                device
+            }
+            Store::Read(volume) => Arc::clone(volume.device()),
+        };
+        let volume = Volume::open(Arc::clone(&device), &self.settings.open)?;
+        self.opened = Some(Opened { image, store: Store::Read(Box::new(volume)), root, cwd });
+        Ok(device)
+    }
+
+    /// Read again what is open for looking.
+    ///
+    /// # Errors
+    /// It cannot be opened any more.
+    pub(super) fn look_again(&mut self) -> Outcome {
+        self.stop_editing().map(|_| ())
+    }
+
+    /// After [`Session::stop_editing`]: change the filesystem again. What its journal holds is recovered.
+    ///
+    /// # Errors
+    /// Those of opening.
+    pub(super) fn go_on_editing(&mut self) -> Outcome {
+        let device = self.stop_editing()?;
+        let (Some(writing), Some(opened)) = (&self.writing, &mut self.opened) else { return Err(read_only()) };
+        opened.store = Store::Write(Box::new(Edit::open(device, writing.clone())?));
+        Ok(())
     }
 
     /// Whether what is open may be changed.
@@ -428,6 +515,10 @@ fn recovered(as_is: Volume, device: Arc<dyn BlockDevice>, options: &OpenOptions)
         }
         Err(e) => (as_is, Some(DirtyJournalSeen::LeftOut(Some(e)))),
     }
+}
+
+fn read_only() -> Failure {
+    Failure::Usage("the image is open for reading only (-w opens it for writing)".into())
 }
 
 fn nothing_open() -> Failure {

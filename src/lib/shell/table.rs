@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::args::Args;
 use super::session::Session;
-use super::{Outcome, block, change, dir, file, fs, inode, misc, raw, walk, xattr};
+use super::{Outcome, assign, block, change, dir, extents, file, fs, inode, journal, misc, raw, rescue, walk, xattr};
 
 /// What runs a command.
 pub(super) type Run = fn(&mut Session, &Args<'_>, &mut dyn Write) -> Outcome;
@@ -28,6 +28,10 @@ pub enum Family {
     Change,
     /// Changes of single blocks, inodes and fields.
     Raw,
+    /// The extents of one inode.
+    Extents,
+    /// The journal's log.
+    Journal,
     /// The shell itself.
     Shell,
 }
@@ -43,6 +47,8 @@ impl Family {
             Self::Xattr => "Extended attributes",
             Self::Block => "Blocks",
             Self::Change => "Changes (with -w)",
+            Self::Extents => "Extents of an inode (after extent_open; changes with -w)",
+            Self::Journal => "The journal's log (with -w)",
             Self::Raw => "Single blocks, inodes and fields (with -w)",
             Self::Shell => "Shell",
         }
@@ -96,6 +102,10 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         walk::COMMANDS,
         change::COMMANDS,
         raw::COMMANDS,
+        assign::COMMANDS,
+        rescue::COMMANDS,
+        extents::COMMANDS,
+        journal::COMMANDS,
         misc::COMMANDS,
     ]
     .into_iter()
@@ -135,7 +145,12 @@ mod tests {
             close close_filesys params show_debugfs_params block_dump bdump bd lcd dump_mmp list_quota lq \
             get_quota gq write mkdir rmdir rm unlink ln link symlink mknod ea_set ea_rm punch truncate \
             set_inode_field sif rdump lsdel list_deleted_inodes dump_unused logdump \
-            freeb setb freei seti clri zap_block zap set_super_value ssv dirty_filesys dirty set_current_time";
+            freeb setb freei seti clri zap_block zap set_super_value ssv dirty_filesys dirty set_current_time \
+            set_block_group set_bg set_mmp_value smmp modify_inode mi kill_file undelete undel copy_inode expand_dir expand \
+            fallocate journal_open jo journal_write jw journal_run jr journal_close jc extent_open eo extent_close ec \
+            current_node current root_node root last_leaf first_sib last_sib next_sib ns prev_sib ps next_leaf prev_leaf \
+            next n prev p up u down d delete_node delete insert_node insert split_node split set_bmap replace_node replace \
+            print_all all fix_parents fixp info goto_block goto";
         for name in names.split_whitespace() {
             assert!(find(name).is_some(), "{name}");
         }

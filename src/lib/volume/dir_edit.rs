@@ -220,6 +220,32 @@ impl Edit<'_> {
         })
     }
 
+    /// Give a directory one more block, which is empty. Names find room there later.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] for a directory with an index, whose blocks have their places in it.
+    #[doc(alias = "ext2fs_expand_dir")]
+    pub fn expand_dir(&mut self, dir: &mut OpenInode) -> Result<Fsblk> {
+        let (name, value) = ("directory", format!("<{}>", dir.ino));
+        if self.vol.is_indexed(dir.owner()) {
+            let allowed = "one without an index: a block that no index leads to is damage";
+            return Err(crate::Error::InvalidArgument { name, value, allowed });
+        }
+        if dir.has(crate::format::inode::InodeFlags::INLINE_DATA) {
+            let allowed = "one that has blocks: this one is inside its inode";
+            return Err(crate::Error::InvalidArgument { name, value, allowed });
+        }
+        let format = self.vol.dir_format(dir.owner());
+        let (_, block) = self.append_dir_block(dir)?;
+        let mut bytes = vec![0; self.block_size()];
+        dirent::init_empty(&mut bytes, format);
+        if let Some(seed) = self.seed(dir) {
+            dirent::stamp(&mut bytes, seed);
+        }
+        self.store.create(block, bytes.into())?;
+        Ok(block)
+    }
+
     /// Allocate the block behind the last one. Its content is the caller's to create.
     #[doc(alias = "ext4_append")]
     pub(super) fn append_dir_block(&mut self, dir: &mut OpenInode) -> Result<(Lblk, Fsblk)> {

@@ -182,6 +182,16 @@ impl Edit<'_> {
         Ok(None)
     }
 
+    /// Unmap a block that is mapped, and leave it to the caller: it is not freed and stays counted.
+    pub fn unmap_block(&mut self, o: &mut OpenInode, lblk: Lblk) -> Result<()> {
+        let end = u64::from(lblk.0).saturating_add(1);
+        match self.vol.map_kind(&o.inode) {
+            MapKind::None => Ok(()),
+            MapKind::Extents => self.remove_extents(o, lblk, end).map(|_| ()),
+            MapKind::Indirect => self.remove_indirect(o, lblk, end).map(|_| ()),
+        }
+    }
+
     /// Unmap `start..end` and free the blocks. The size stays. Returns the blocks that were mapped.
     #[doc(alias = "ext4_punch_hole")]
     pub fn remove_blocks(&mut self, o: &mut OpenInode, start: Lblk, end: u64) -> Result<u64> {
