@@ -231,15 +231,15 @@ fn theirs(tools: &Tools, dir: &Path, image: &Path, commands: &[&str]) -> Vec<Vec
     let script = dir.join("script");
     std::fs::write(&script, commands.join("\n") + "\n").unwrap();
     let out = run(&tools.debugfs, &["-f", script.to_str().unwrap(), image.to_str().unwrap()]).stdout;
-    let mut rest = &out[..];
+    let out = String::from_utf8_lossy(&out).into_owned();
+    let mut rest = out.as_str();
     let mut answers = Vec::new();
     for (i, command) in commands.iter().enumerate() {
-        let marker = |c: &str| format!("debugfs: {c}\n").into_bytes();
-        let find = |hay: &[u8], m: &[u8]| hay.windows(m.len()).position(|w| w == m);
+        let marker = |c: &str| format!("debugfs: {c}\n");
         let here = marker(command);
-        rest = &rest[find(rest, &here).unwrap_or_else(|| panic!("{command}")) + here.len()..];
-        let end = commands.get(i + 1).and_then(|next| find(rest, &marker(next))).unwrap_or(rest.len());
-        answers.push(lines(&rest[..end]));
+        rest = &rest[rest.find(&here).unwrap_or_else(|| panic!("{command}")) + here.len()..];
+        let end = commands.get(i + 1).and_then(|next| rest.find(&marker(next))).unwrap_or(rest.len());
+        answers.push(lines(rest[..end].as_bytes()));
     }
     answers
 }
