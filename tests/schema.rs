@@ -192,7 +192,9 @@ fn every_view_has_its_schema() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("man/schema");
     let want = schemas(&std::fs::read_to_string(dir.join("fields.txt")).unwrap());
     if std::env::var_os("EXT4KIT_REGENERATE").is_some() {
-        want.iter().for_each(|(name, text)| std::fs::write(dir.join(name), text).unwrap());
+        for (name, text) in &want {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
         return;
     }
     for (name, text) in &want {

@@ -239,7 +239,7 @@ fn theirs(tools: &Tools, dir: &Path, image: &Path, commands: &[&str]) -> Vec<Vec
         let here = marker(command);
         rest = &rest[rest.find(&here).unwrap_or_else(|| panic!("{command}")) + here.len()..];
         let end = commands.get(i + 1).and_then(|next| rest.find(&marker(next))).unwrap_or(rest.len());
-        answers.push(lines(rest[..end].as_bytes()));
+        answers.push(lines(&rest.as_bytes()[..end]));
     }
     answers
 }
