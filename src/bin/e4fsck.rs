@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use ext4kit::check::{
-    self, Answers, Ask, CheckOptions, Finding, Journal, JsonSink, Optimise, PROBLEMS, Pass, Problem, Reason,
-    RepairOptions, Repaired, Sink, TextSink,
+    self, Answers, Ask, BadBlocks, CheckOptions, Finding, Journal, JsonSink, Medium, Optimise, PROBLEMS, Pass, Problem,
+    Reason, RepairOptions, Repaired, Sink, TextSink,
 };
 use ext4kit::cli::{self, Failure, FsckExit, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, ImageSpec, UndoDevice, undo};
@@ -54,10 +54,11 @@ struct Args {
     /// Write progress to this file descriptor (0: a bar on the terminal).
     #[arg(short = 'C', value_name = "FD", allow_negative_numbers = true)]
     completion: Option<i32>,
-    /// Look for bad blocks (not done: use a tool for the medium).
+    /// Look for blocks that cannot be read, and set the bad blocks to them; twice, write all blocks as well, without changing what
+    /// is in them (a kill can leave the 256 KiB that it was at changed).
     #[arg(short = 'c', action = clap::ArgAction::Count)]
     badblocks: u8,
-    /// Add the blocks that this file lists to the bad blocks.
+    /// Add the blocks that this file lists, one a line, to the bad blocks.
     #[arg(short = 'l', value_name = "FILE")]
     add_bad: Option<PathBuf>,
     /// Set the bad blocks to those that this file lists.
@@ -225,27 +226,34 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
     check_arguments(args)?;
     let Some(image) = &args.image else { return Err(Failure::Usage("which image?".into())) };
     let spec = ImageSpec::parse(image);
+    let listed = bad_blocks_of_file(args)?;
     let access = if args.no { Access::ReadOnly } else { Access::ReadWrite };
     // Read, not mapped: most reads are of single blocks far apart, where a page fault costs more than a call.
-    let device = spec.windowed(FileDevice::open(&spec.path, access)?)?;
+    let open = || spec.windowed(FileDevice::open(&spec.path, access)?);
     if let Some(file) = &args.bring_back {
-        let bytes = undo(&*device, file)?;
+        let bytes = undo(&*open()?, file)?;
         writeln!(session.out(), "{spec}: {bytes} bytes brought back")?;
         return Ok(FsckExit::empty());
     }
-    let device: Arc<dyn BlockDevice> = match &args.undo {
-        Some(file) => Arc::new(UndoDevice::create(device, file)?),
-        None => device,
-    };
     let optimise = optimise(args);
     let options = CheckOptions {
         superblock: args.superblock.map(Fsblk),
         block_size: args.block_size,
-        force: args.force || optimise.any(),
+        force: args.force || optimise.any() || args.badblocks > 0 || listed.is_some(),
         now: cli::clock(&["E2FSCK_TIME", "SOURCE_DATE_EPOCH"])?.now(),
         jobs: args.jobs,
         journal: Journal::Skip,
         journal_device: args.journal.as_ref().map(|j| ImageSpec::parse(j).open(access)).transpose()?,
+    };
+    let progress = Deadline {
+        shown: session.progress(args.json || args.completion.is_none()),
+        end: args.max_time.map(|s| Instant::now() + Duration::from_secs(s)),
+    };
+    let bad_blocks = bad_blocks(args, listed, &options, &progress, &mut || Ok(open()? as Arc<dyn BlockDevice>))?;
+    let device = open()?;
+    let device: Arc<dyn BlockDevice> = match &args.undo {
+        Some(file) => Arc::new(UndoDevice::create(device, file)?),
+        None => device,
     };
     if let Some(have) = args.max_memory {
         let need = check::memory(&device, &options)?;
@@ -253,10 +261,6 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
             return Err(ext4kit::Error::NoSpace { what: "bytes of memory", need, have }.into());
         }
     }
-    let progress = Deadline {
-        shown: session.progress(args.json || args.completion.is_none()),
-        end: args.max_time.map(|s| Instant::now() + Duration::from_secs(s)),
-    };
     let preen = args.preen || args.auto;
     let target =
         if args.json { Target::Json(JsonSink::default()) } else { Target::Text(TextSink::new(session.out(), !preen)) };
@@ -271,6 +275,7 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
             corrected: 0,
             stopped: false,
             recovered: ext4kit::recover::Report::default(),
+            bad_list: None,
         }
     } else {
         let mut ask = |f: &Finding| asker.ask(f);
@@ -281,7 +286,7 @@ fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
             _ => Answers::Ask(&mut ask),
         };
         let journal_only = args.extended.iter().any(|e| e == "journal_only");
-        let options = RepairOptions { check: options, journal_only, optimise };
+        let options = RepairOptions { check: options, journal_only, optimise, bad_blocks };
         check::repair(&device, &options, answers, &mut report, &progress)?
     };
     let mut exit = exit_code(&done);
@@ -313,6 +318,7 @@ fn finish(
                 "errors": outcome.errors,
                 "fixed": done.fixed,
                 "recovered": done.recovered,
+                "bad_blocks": done.bad_list,
                 "exit": exit.bits(),
                 "findings": sink.0,
                 "summary": outcome.summary,
@@ -392,6 +398,45 @@ fn exit_code(done: &Repaired) -> FsckExit {
     exit
 }
 
+/// What the list of bad blocks is to hold: `listed`, or what a scan finds.
+fn bad_blocks(
+    args: &Args,
+    listed: Option<BadBlocks>,
+    options: &CheckOptions,
+    progress: &dyn Progress,
+    reopen: &mut dyn FnMut() -> ext4kit::Result<Arc<dyn BlockDevice>>,
+) -> Result<Option<BadBlocks>, Failure> {
+    if args.badblocks == 0 {
+        return Ok(listed);
+    }
+    let medium = if args.badblocks == 1 { Medium::Read } else { Medium::Write };
+    let blocks = check::bad_blocks(reopen, options, medium, progress)?;
+    Ok(Some(BadBlocks { blocks, keep: args.keep_bad }))
+}
+
+/// The blocks that the file of -l or -L lists: a number a line, as badblocks(8) writes them.
+fn bad_blocks_of_file(args: &Args) -> Result<Option<BadBlocks>, Failure> {
+    let Some(file) = args.add_bad.as_ref().or(args.set_bad.as_ref()) else { return Ok(None) };
+    let text = std::fs::read_to_string(file)?;
+    let mut blocks = Vec::new();
+    for line in text.lines() {
+        let Some(word) = line.split_whitespace().next().filter(|w| !w.starts_with('#')) else { continue };
+        let number = word.parse().map_err(|_| Failure::Usage(format!("{}: {word} is not a block", file.display())))?;
+        blocks.push(Fsblk(number));
+    }
+    Ok(Some(BadBlocks { blocks, keep: args.add_bad.is_some() }))
+}
+
+fn print_bad_list(out: &mut impl Write, name: &str, done: &Repaired) -> Result<(), Failure> {
+    let Some(list) = &done.bad_list else { return Ok(()) };
+    for b in &list.outside {
+        writeln!(out, "{name}: block {b} is outside the filesystem: not listed as bad")?;
+    }
+    let what = if list.changed { "now" } else { "as before" };
+    writeln!(out, "{name}: {} bad blocks are listed, {what}", list.listed)?;
+    Ok(())
+}
+
 fn print_recovered(out: &mut impl Write, name: &str, done: &Repaired) -> Result<(), Failure> {
     let r = &done.recovered;
     if r.journal.needed {
@@ -414,6 +459,7 @@ fn print_end(args: &Args, session: &Session, name: &str, done: &Repaired) -> Res
     let mut out = session.out();
     let outcome = &done.left;
     print_recovered(&mut out, name, done)?;
+    print_bad_list(&mut out, name, done)?;
     let Some(reason) = outcome.reason else {
         let s = &outcome.summary;
         let (files, blocks) = ((s.inodes_used, s.inodes_total), (s.blocks_used, s.blocks_total));

@@ -60,7 +60,14 @@ impl Whole {
             }
             _ => true,
         });
-        if lost { Err("files lost".into()) } else { Ok(()) }
+        if lost { Err(format!("files lost: {}", self.names_not_in(&again))) } else { Ok(()) }
+    }
+
+    /// Paths of which another tree does not have the content under any name.
+    fn names_not_in(&self, other: &Tree) -> String {
+        let have = contents(other);
+        let gone = self.after.paths.iter().filter(|(_, n)| n.1 > 0 && have.binary_search(&(n.1, n.2)).is_err());
+        gone.map(|(p, _)| String::from_utf8_lossy(p)).collect::<Vec<_>>().join(" ")
     }
 }
 

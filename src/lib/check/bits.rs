@@ -3,7 +3,9 @@
 //! All start as zeros from the allocator: pages that are never written cost no memory, so a map over a large, mostly
 //! empty filesystem is as large as what is in use. Orders are relaxed: results are read after the threads have joined.
 
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI8, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use zerocopy::FromZeros;
 
@@ -173,22 +175,46 @@ impl Bytes {
     }
 }
 
-/// One signed number each.
-pub(super) struct Counts(Vec<AtomicI32>);
+/// One signed number each: a byte, and more for the few that need it.
+pub(super) struct Counts {
+    small: Vec<AtomicI8>,
+    /// Those whose byte is [`LARGE`].
+    large: Mutex<BTreeMap<u64, i32>>,
+}
+
+/// The number is among the large ones.
+const LARGE: i8 = i8::MIN;
 
 impl Counts {
     pub(super) fn new(len: u64) -> Result<Self> {
-        Ok(Self(zeros(len, "bytes of memory")?))
+        Ok(Self { small: zeros(len, "bytes of memory")?, large: Mutex::default() })
+    }
+
+    fn large(&self) -> MutexGuard<'_, BTreeMap<u64, i32>> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn get(&self, i: u64) -> i32 {
-        self.0.get(i as usize).map_or(0, |b| b.load(Relaxed))
+        match self.small.get(i as usize).map_or(0, |b| b.load(Relaxed)) {
+            LARGE => self.large().get(&i).copied().unwrap_or_default(),
+            n => n.into(),
+        }
     }
 
     pub(super) fn add(&self, i: u64, n: i32) {
-        if let Some(b) = self.0.get(i as usize) {
-            b.fetch_add(n, Relaxed);
-        }
+        let Some(small) = self.small.get(i as usize) else { return };
+        let fits = |old: i8| {
+            let new = i8::try_from(i32::from(old).saturating_add(n)).ok();
+            new.filter(|new| old != LARGE && *new != LARGE)
+        };
+        let Err(_) = small.fetch_update(Relaxed, Relaxed, fits) else { return };
+        // Whoever finds the mark waits until the number is there.
+        let mut large = self.large();
+        let old = match small.swap(LARGE, Relaxed) {
+            LARGE => large.get(&i).copied().unwrap_or_default(),
+            old => old.into(),
+        };
+        large.insert(i, old.saturating_add(n));
     }
 }
 
@@ -211,6 +237,20 @@ mod tests {
         assert_eq!(bytes, [0xf0, 0xff, 0xff, 0xff]);
         a.set_range(0, 1000);
         assert_eq!(a.runs(0, 1000), [0..300]);
+    }
+
+    #[test]
+    fn counts_grow_beyond_a_byte() {
+        let c = Counts::new(3).unwrap();
+        for n in [127, -254, 1, -2, 40_000, -40_000] {
+            let before = c.get(1);
+            c.add(1, n);
+            assert_eq!(c.get(1), before + n);
+        }
+        c.add(2, -65_535);
+        (0..65_535).for_each(|_| c.add(2, 1));
+        c.add(7, 1);
+        assert_eq!((c.get(0), c.get(2), c.get(7)), (0, 0, 0));
     }
 
     #[test]

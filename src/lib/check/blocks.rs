@@ -152,13 +152,13 @@ impl<J: Judge> Walk<'_, '_, J> {
             self.judge.raise(Finding::inode(P::MissingExtentHeader, self.v.ino))?;
             return Ok(());
         };
-        if depth > DEEPEST {
-            self.judge.raise(Finding::inode(P::MissingExtentHeader, self.v.ino))?;
-            return Ok(());
-        }
         if depth > MAX_DEPTH {
             let f = Finding::inode(P::ExtentBadMaxDepth, self.v.ino);
             self.judge.raise(f.num(depth).want(MAX_DEPTH))?;
+        }
+        if depth > DEEPEST {
+            // Nothing that could be followed.
+            return Ok(());
         }
         self.node(area, entries, depth, Span { start: 0, end: None }, true)
     }

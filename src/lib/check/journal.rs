@@ -19,8 +19,11 @@ use crate::volume::Owner;
 const SUPER_V1: u32 = 3;
 const SUPER_V2: u32 = 4;
 
-pub(super) fn run(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: &mut Clerk<'_>) {
-    journal(ctx, external, clerk);
+/// `lacks`: there is to be a journal, and it is known that there is none.
+pub(super) fn run(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, lacks: bool, clerk: &mut Clerk<'_>) {
+    if !lacks {
+        journal(ctx, external, clerk);
+    }
     resize_inode(ctx, clerk);
     mmp(ctx, clerk);
 }

@@ -6,7 +6,7 @@
 //! [`Finding`], in an order that does not depend on the number of threads. [`check`] writes nothing; [`repair`] mends what it
 //! finds, pass by pass.
 //!
-//! Memory: a bit per block (four maps, of which only pages in use exist), five bytes per inode, twelve per directory.
+//! Memory: a bit per block (four maps, of which only pages in use exist), two bytes per inode, twelve per directory.
 
 mod bits;
 mod blocks;
@@ -29,6 +29,7 @@ mod quota;
 mod repair;
 mod report;
 mod rescue;
+mod scan;
 mod state;
 mod table;
 mod view;
@@ -38,8 +39,9 @@ use std::sync::Arc;
 
 pub use clerk::Answers;
 pub use problem::{Ask, PROBLEMS, Pass, Preen, Problem, Row};
-pub use repair::{Optimise, RepairOptions, Repaired, repair};
+pub use repair::{BadBlocks, BadList, Optimise, RepairOptions, Repaired, repair};
 pub use report::{Args, Collect, Finding, JsonSink, Sink, Summary, TextSink};
+pub use scan::{Medium, bad_blocks};
 
 use crate::device::BlockDevice;
 use crate::env::Timestamp;
@@ -234,7 +236,8 @@ fn round(
     }
     let usable = pass0::run(&mut ctx, options, clerk)?;
     if usable {
-        journal::run(&ctx, options.journal_device.as_deref(), clerk);
+        let lacks = hands.is_some_and(Hands::lacks_journal);
+        journal::run(&ctx, options.journal_device.as_deref(), lacks, clerk);
     }
     mend!(None);
     if !usable || clerk.fatal {
@@ -244,6 +247,11 @@ fn round(
     mend!(Some(&found));
     dup::run(&ctx, &mut found, clerk)?;
     mend!(Some(&found));
+    if let Some(hands) = hands
+        && hands.bad_blocks(&ctx, &found, clerk)?
+    {
+        return Ok(Round::Again);
+    }
     pass2::run(&mut ctx, &mut found, clerk)?;
     mend!(Some(&found));
     pass34::connectivity(&ctx, &mut found, clerk);

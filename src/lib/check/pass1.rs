@@ -42,6 +42,8 @@ pub(super) struct Found {
     /// Inodes where the harvest was not what it should be, and was taken by the clerk.
     pub(super) large_files: bool,
     pub(super) large_dirs: bool,
+    /// The list of bad blocks, in order.
+    pub(super) bad_blocks: Vec<u64>,
     /// Who claims blocks that others claim too.
     pub(super) sharers: Vec<Sharer>,
 }
@@ -188,7 +190,7 @@ pub(super) fn run(ctx: &mut Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<Found> {
     for ino in std::mem::take(&mut total.suspects) {
         clerk_inode(ctx, ino, &mut h, quota, clerk, &mut total)?;
     }
-    Ok(finish(ctx, total, clerk))
+    Ok(Found { bad_blocks, ..finish(ctx, total, clerk) })
 }
 
 fn merge(total: &mut Batch, b: Batch) {
@@ -314,6 +316,7 @@ fn finish(ctx: &mut Ctx<'_>, mut total: Batch, clerk: &mut Clerk<'_>) -> Found {
         usage: total.usage,
         large_files: total.large_files,
         large_dirs: total.large_dirs,
+        bad_blocks: Vec::new(),
         sharers: Vec::new(),
     }
 }
@@ -400,7 +403,9 @@ fn bad_metadata(ctx: &Ctx<'_>, b: Fsblk, clerk: &mut Clerk<'_>) -> Result<()> {
         let start = geo.group_start(g);
         let desc = ctx.vol.group(g)?;
         let first = g.0 == 0;
-        let supers = start.0..start.0 + u64::from(geo.super_and_gdt_blocks(g));
+        // Blocks that are reserved for descriptors to come hold nothing.
+        let in_use = u64::from(geo.super_and_gdt_blocks(g)).min(1 + u64::from(geo.gdt_blocks));
+        let supers = start.0..start.0 + in_use;
         let problem = if b == start && geo.has_super(g) {
             if first { P::BadPrimarySuper } else { P::BadBackupSuper }
         } else if supers.contains(&b.0) {

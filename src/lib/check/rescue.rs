@@ -15,6 +15,8 @@ use crate::volume::{Geometry, Volume};
 const SCANNED: u64 = 4 << 30;
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
+/// The largest block size, as a power of two of KiB.
+const MAX_LOG_BLOCK: u32 = 6;
 /// Groups per flexible group, as a power of two, in most filesystems.
 const LOG_FLEX: u8 = 4;
 /// The largest sensible such power.
@@ -47,9 +49,7 @@ fn primary(dev: &Arc<dyn BlockDevice>) -> Option<Superblock> {
 /// is, and its descriptors may be as damaged.
 pub(super) fn readable(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
     let stored = primary(dev).filter(|sb| sb.magic.get() == superblock::MAGIC)?;
-    let sb = derive(&stored);
-    let vol = overlaid(dev, &sb)?;
-    as_mended(vol, &stored, sb)
+    variants(&stored, dev.len()).iter().map(derive).find_map(|sb| as_mended(overlaid(dev, &sb)?, &stored, sb))
 }
 
 /// The filesystem with this superblock.
@@ -68,13 +68,45 @@ fn as_mended(vol: Volume, stored: &Superblock, mut sb: Superblock) -> Option<Men
 /// The primary superblock with the fields that follow from others put right, where the filesystem holds together then.
 pub(super) fn mended(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
     let stored = primary(dev)?;
-    let derived = derive(&stored);
-    let sizes = std::iter::once(derived.inode_size.get()).chain(INODE_SIZES);
-    sizes.into_iter().find_map(|size| {
-        let mut sb = derived.clone();
-        sb.inode_size.set(size);
-        holds(dev, &stored, sb)
+    variants(&stored, dev.len()).iter().map(derive).find_map(|derived| {
+        let sizes = std::iter::once(derived.inode_size.get()).chain(INODE_SIZES);
+        sizes.into_iter().find_map(|size| {
+            let mut sb = derived.clone();
+            sb.inode_size.set(size);
+            holds(dev, &stored, sb)
+        })
     })
+}
+
+/// The superblock as it is, and with one field each that others, or the size of the device in bytes, tell as well.
+fn variants(stored: &Superblock, device: u64) -> Vec<Superblock> {
+    let bigalloc = stored.features().ro_compat.contains(RoCompat::BIGALLOC);
+    let bits = stored.log_block_size.get();
+    let ratio = stored.log_cluster_size.get().wrapping_sub(bits);
+    let mut all = vec![stored.clone()];
+    let mut with = |change: &dyn Fn(&mut Superblock)| {
+        let mut sb = stored.clone();
+        change(&mut sb);
+        all.push(sb);
+    };
+    if !bigalloc {
+        with(&|sb| sb.log_block_size = stored.log_cluster_size);
+        with(&|sb| sb.blocks_per_group = stored.clusters_per_group);
+    } else if let Some(blocks) = stored.clusters_per_group.get().checked_shl(ratio) {
+        with(&|sb| sb.blocks_per_group.set(blocks));
+    }
+    if bits <= MAX_LOG_BLOCK {
+        let size = 1024u32 << bits;
+        let blocks = device / u64::from(size);
+        with(&|sb| sb.blocks_per_group.set(size * 8));
+        with(&|sb| sb.set_blocks_count(blocks));
+        let per = u64::from(stored.blocks_per_group.get().max(1));
+        let groups = stored.blocks_count().saturating_sub(stored.first_data_block.get().into()).div_ceil(per);
+        if let Ok(inodes) = u32::try_from(u64::from(stored.inodes_count.get()) / groups.max(1)) {
+            with(&|sb| sb.inodes_per_group.set(inodes));
+        }
+    }
+    all
 }
 
 /// Whether what `sb` describes is there.
@@ -133,6 +165,10 @@ fn differences(a: &Superblock, b: &Superblock) -> Vec<Field> {
     let all = [
         ("magic", u64::from(a.magic.get()), u64::from(b.magic.get())),
         ("rev_level", a.rev_level.get().into(), b.rev_level.get().into()),
+        ("log_block_size", a.log_block_size.get().into(), b.log_block_size.get().into()),
+        ("blocks_count", a.blocks_count(), b.blocks_count()),
+        ("blocks_per_group", a.blocks_per_group.get().into(), b.blocks_per_group.get().into()),
+        ("inodes_per_group", a.inodes_per_group.get().into(), b.inodes_per_group.get().into()),
         ("log_cluster_size", a.log_cluster_size.get().into(), b.log_cluster_size.get().into()),
         ("clusters_per_group", a.clusters_per_group.get().into(), b.clusters_per_group.get().into()),
         ("first_data_block", a.first_data_block.get().into(), b.first_data_block.get().into()),
@@ -194,6 +230,19 @@ fn backup_at(dev: &Arc<dyn BlockDevice>, bytes: &[u8], offset: u64) -> Option<(V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_field_may_be_told_by_others() {
+        let mut sb = Superblock::decode_unchecked(&[0; superblock::SIZE]).unwrap();
+        sb.set_blocks_count(7);
+        sb.clusters_per_group.set(8192);
+        sb.blocks_per_group.set(3);
+        sb.inodes_count.set(1024);
+        let all = variants(&sb, 4 << 20);
+        assert_eq!((all[0].blocks_count(), all[0].blocks_per_group.get()), (7, 3));
+        assert!(all.iter().any(|v| v.blocks_per_group.get() == 8192) && all.iter().any(|v| v.blocks_count() == 4096));
+        assert!(all.iter().any(|v| v.inodes_per_group.get() == 341), "three groups as it is");
+    }
 
     #[test]
     fn fields_follow_from_others() {

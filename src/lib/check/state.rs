@@ -145,7 +145,7 @@ impl<'a> Ctx<'a> {
     /// Bytes that the maps need at most: what is not in use does not exist.
     pub(super) const fn memory(geo: &Geometry) -> u64 {
         let bits = 2 * geo.clusters_count() + 2 * geo.blocks_count;
-        bits / 8 + (geo.inodes_count as u64 + 1) * (1 + size_of::<i32>() as u64)
+        bits / 8 + (geo.inodes_count as u64 + 1) * 2
     }
 
     /// The bit of a block in `found` and `dup`.

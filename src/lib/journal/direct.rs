@@ -1,6 +1,6 @@
 //! Transactions for images without a journal: the same interface, and no atomicity.
 //!
-//! A commit writes content first, flushes, then the metadata, and the superblock last. From the first commit to
+//! A commit writes content and blocks that were free first, flushes, then the rest of the metadata, and the superblock last. From the first commit to
 //! [`super::Journal::close`] the superblock says that the filesystem was not cleanly unmounted, so that a kill in between is
 //! noticed and checked for. Nothing is written before the first commit but content of files.
 

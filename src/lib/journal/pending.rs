@@ -20,6 +20,8 @@ pub(super) type Blocks = BTreeMap<Fsblk, Arc<[u8]>>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Running {
     pub(super) blocks: Blocks,
+    /// Those of them that were free before: nothing at home refers to them.
+    pub(super) made: BTreeSet<Fsblk>,
     /// Freed blocks of which the log holds copies.
     pub(super) revoked: BTreeSet<Fsblk>,
     /// Whether content was written that must be on the device before the commit.

@@ -341,8 +341,10 @@ impl Journal {
             }
             Target::Home { next } => {
                 let tid = *next;
-                self.shared.device.flush()?;
                 let last = blocks.remove_entry(&self.shared.super_block);
+                let made: Vec<_> = running.made.iter().filter_map(|b| blocks.remove_entry(b)).collect();
+                write_home(&self.shared, made.iter().map(|(b, bytes)| (*b, bytes)))?;
+                self.shared.device.flush()?;
                 write_home(&self.shared, blocks.iter().map(|(b, bytes)| (*b, bytes)))?;
                 self.shared.device.flush()?;
                 if let Some((block, bytes)) = &last {
@@ -495,7 +497,7 @@ impl Handle<'_> {
         Ok(())
     }
 
-    fn put(&mut self, block: Fsblk, bytes: Arc<[u8]>) -> Result<()> {
+    fn put(&mut self, block: Fsblk, bytes: Arc<[u8]>, made: bool) -> Result<()> {
         self.journal.check_alive()?;
         let shared = &self.journal.shared;
         let size = shared.block_size as usize;
@@ -515,6 +517,9 @@ impl Handle<'_> {
                 return Err(Error::NoSpace { what: "credits", need: 1, have: 0 });
             };
             self.credits = left;
+            if made {
+                state.running.made.insert(block);
+            }
         }
         state.changes += 1;
         state.running.revoked.remove(&block);
@@ -530,11 +535,11 @@ impl MetaStore for Handle<'_> {
     }
 
     fn write(&mut self, block: Fsblk, bytes: Arc<[u8]>) -> Result<()> {
-        self.put(block, bytes)
+        self.put(block, bytes, false)
     }
 
     fn create(&mut self, block: Fsblk, bytes: Arc<[u8]>) -> Result<()> {
-        self.put(block, bytes)
+        self.put(block, bytes, true)
     }
 
     fn forget(&mut self, block: Fsblk) -> Result<()> {
@@ -542,6 +547,7 @@ impl MetaStore for Handle<'_> {
         check_block(&self.journal.shared, block, 1)?;
         let mut state = self.journal.shared.write();
         state.changes += 1;
+        state.running.made.remove(&block);
         if state.running.blocks.remove(&block).is_some() {
             self.credits = self.credits.saturating_add(1);
         }

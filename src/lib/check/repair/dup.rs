@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::dup::Sharer;
+use super::super::pass1::Found;
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
 use super::super::state::Ctx;
-use super::inode;
 use super::map::{extents_of, write_map};
 use super::work::{Work, raw};
-use crate::error::Result;
+use super::{fields, inode};
+use crate::error::{Error, Result};
 use crate::format::csum::Checksums;
 use crate::format::extent::Extent;
 use crate::format::features::RoCompat;
@@ -26,6 +27,8 @@ const CHUNK: u32 = 256;
 struct Claimed<'d, 'c> {
     ctx: &'d Ctx<'c>,
     owners: BTreeMap<u64, u32>,
+    /// Blocks that may not be readable.
+    bad: &'d [u64],
 }
 
 impl Claimed<'_, '_> {
@@ -48,11 +51,17 @@ impl Claimed<'_, '_> {
 }
 
 /// Give the files of `accepted` copies of what they share.
-pub(super) fn mend(work: &mut Work<'_, '_>, sharers: &[Sharer], accepted: &[&Finding]) -> Result<()> {
-    let ctx = work.ctx;
+pub(super) fn mend(work: &mut Work<'_, '_>, found: &Found, accepted: &[&Finding]) -> Result<()> {
+    let (ctx, sharers) = (work.ctx, &found.sharers);
     let mut owners: BTreeMap<u64, u32> = BTreeMap::new();
     for c in sharers.iter().flat_map(|s| s.clusters.iter().flat_map(Clone::clone)) {
         *owners.entry(c).or_default() += 1;
+    }
+    // The list of bad blocks keeps them.
+    for c in found.bad_blocks.iter().map(|b| ctx.cluster_bit(Fsblk(*b))).collect::<BTreeSet<_>>() {
+        if let Some(n) = owners.get_mut(&c) {
+            *n += 1;
+        }
     }
     if ctx.geo.features.ro_compat.contains(RoCompat::SHARED_BLOCKS) {
         // Sharing is no damage: all get their copies, or it stays as it is.
@@ -62,12 +71,20 @@ pub(super) fn mend(work: &mut Work<'_, '_>, sharers: &[Sharer], accepted: &[&Fin
             return Ok(());
         }
     }
-    let mut claimed = Claimed { ctx, owners };
+    let mut claimed = Claimed { ctx, owners, bad: &found.bad_blocks };
     for s in sharers {
         let wanted = accepted.iter().any(|f| f.problem == P::DupFile && f.place.ino == Some(s.ino));
         // A file that claims the same cluster twice shares it with itself.
         let mut own = s.clusters.iter().flat_map(Clone::clone);
         if !wanted || !own.any(|c| claimed.is_contested(c)) {
+            continue;
+        }
+        if s.ino == Ino::RESIZE {
+            // Its place follows from the geometry: the others move, unless it is metadata.
+            if s.clusters.iter().flat_map(Clone::clone).any(|c| claimed.is_metadata(c)) {
+                fields::renew_resize_inode(work)?;
+                claimed.give_up(s);
+            }
             continue;
         }
         let o = raw(work.vol(), s.ino)?;
@@ -193,8 +210,27 @@ impl Copies<'_, '_, '_> {
             }
             return Ok(());
         }
-        let bytes = edit.vol.blocks(from, len)?.into_owned();
+        let bytes = match edit.vol.blocks(from, len) {
+            Ok(bytes) => bytes.into_owned(),
+            Err(Error::Io { .. }) => self.readable(edit, from, len)?,
+            Err(e) => return Err(e),
+        };
         edit.store.write_data(to, &bytes)
+    }
+
+    /// What can be read of blocks; what is in bad ones is lost.
+    fn readable(&self, edit: &Edit<'_>, from: Fsblk, len: u32) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        for b in (0..u64::from(len)).map(|n| Fsblk(from.0 + n)) {
+            match edit.vol.block(b) {
+                Ok(bytes) => out.extend_from_slice(&bytes),
+                Err(Error::Io { .. }) if self.claimed.bad.binary_search(&b.0).is_ok() => {
+                    out.resize(out.len() + self.claimed.ctx.geo.block_size as usize, 0);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(out)
     }
 }
 

@@ -88,15 +88,13 @@ fn clear_recover(sb: &mut Superblock) {
     sb.set_features(features);
 }
 
-/// Nothing is to be recovered; `entirely`: there is no journal any more.
+/// Nothing is to be recovered; `entirely`: there is no journal any more. The feature stays until there is a new one, so that
+/// after a kill the next run knows.
 fn forget(work: &mut Work<'_, '_>, entirely: bool) -> Result<()> {
     superblock(work, |sb| {
         clear_recover(sb);
         sb.state = (sb.state_flags() - State::VALID).bits().into();
         if entirely {
-            let mut features = sb.features();
-            features.compat -= Compat::HAS_JOURNAL;
-            sb.set_features(features);
             sb.journal_inum.set(0);
             sb.jnl_blocks = Default::default();
         }

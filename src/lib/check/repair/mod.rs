@@ -14,6 +14,7 @@
 //! an image in which a second run finds the rest. The only exception is a primary superblock that is not there: a
 //! backup is written over it, the superblock itself last ([`superblock`]).
 
+mod bad;
 mod bitmaps;
 mod connect;
 mod dirs;
@@ -42,6 +43,7 @@ use super::pass1::Found;
 use super::problem::Problem as P;
 use super::report::{Finding, Sink, Summary};
 use super::state::Ctx;
+pub use bad::{BadBlocks, BadList};
 pub use optimise::Optimise;
 use work::Work;
 
@@ -63,12 +65,14 @@ pub struct RepairOptions {
     pub journal_only: bool,
     /// What to make better when all is right.
     pub optimise: Optimise,
+    /// What the list of bad blocks is to hold, where it is to change.
+    pub bad_blocks: Option<BadBlocks>,
 }
 
 impl RepairOptions {
     /// Repair all, and no more.
     pub fn new(check: CheckOptions) -> Self {
-        Self { check, journal_only: false, optimise: Optimise::default() }
+        Self { check, journal_only: false, optimise: Optimise::default(), bad_blocks: None }
     }
 }
 
@@ -87,6 +91,8 @@ pub struct Repaired {
     pub stopped: bool,
     /// What was recovered from the journal.
     pub recovered: recover::Report,
+    /// What became of the list of bad blocks, where it was to change.
+    pub bad_list: Option<BadList>,
 }
 
 /// Recover the journal of the filesystem on `dev`, check it, and repair what `answers` say.
@@ -110,6 +116,7 @@ pub fn repair<'a>(
         wants_journal: Cell::new(false),
         deferred: RefCell::default(),
         optimised: Cell::new(false),
+        bad_list: RefCell::default(),
     };
     let over = |clerk: &Clerk<'_>, left: Outcome, revived: bool, recovered: recover::Report| Repaired {
         left: Outcome { aborted: left.aborted || clerk.fatal, ..left },
@@ -118,6 +125,7 @@ pub fn repair<'a>(
         corrected: clerk.corrected,
         stopped: clerk.stopped,
         recovered,
+        bad_list: hands.bad_list.take(),
     };
     let mut was_valid = None;
     for n in 0.. {
@@ -145,7 +153,8 @@ pub fn repair<'a>(
         match super::round(dev, &check, &mut clerk, progress, &pool, Some(&hands))? {
             Round::Again => check.superblock = None,
             Round::Over(left) => {
-                if hands.wants_journal.take() && left.errors == 0 && !left.aborted && renew::journal(&hands)? {
+                let sound = left.errors == 0 && !left.aborted;
+                if hands.wants_journal.take() && renew::journal(&hands, sound)? {
                     continue;
                 }
                 // A damaged log says so in another way.
@@ -208,6 +217,8 @@ pub(super) struct Hands<'h> {
     deferred: RefCell<Vec<Finding>>,
     /// What was asked for beyond repairs is done.
     optimised: Cell<bool>,
+    /// The list of bad blocks, once it is what it is to be.
+    bad_list: RefCell<Option<BadList>>,
 }
 
 impl Hands<'_> {
@@ -216,9 +227,19 @@ impl Hands<'_> {
         self.options.optimise.unshare_blocks
     }
 
+    /// Whether the filesystem gets a journal when all else is right: until then the feature says nothing.
+    pub(super) const fn lacks_journal(&self) -> bool {
+        self.wants_journal.get()
+    }
+
     /// Do what was asked for beyond repairs; whether something was changed.
     pub(super) fn optimise(&self, ctx: &Ctx<'_>, found: &Found, clerk: &mut Clerk<'_>) -> Result<bool> {
         optimise::run(self, ctx, found, clerk)
+    }
+
+    /// Write the list of bad blocks that was asked for; whether something was changed.
+    pub(super) fn bad_blocks(&self, ctx: &Ctx<'_>, found: &Found, clerk: &mut Clerk<'_>) -> Result<bool> {
+        bad::write(self, ctx, found, clerk)
     }
 
     /// What comes before the journal is recovered: is there a superblock, and is the journal one? Whether something was
@@ -235,7 +256,9 @@ impl Hands<'_> {
             return Ok(true);
         }
         let ctx = Ctx::new(&opened.vol, check.now.sec, progress, pool)?;
-        super::journal::journal(&ctx, check.journal_device.as_deref(), clerk);
+        if !self.lacks_journal() {
+            super::journal::journal(&ctx, check.journal_device.as_deref(), clerk);
+        }
         Ok(matches!(self.mend(&ctx, None, clerk)?, Next::Again))
     }
 
@@ -317,7 +340,7 @@ impl Hands<'_> {
         let of = |mends: fn(P) -> bool| accepted.iter().filter(|f| mends(f.problem)).collect::<Vec<&Finding>>();
         inode::mend(work, &of(inode::mends))?;
         if let Some(found) = found {
-            dup::mend(work, &found.sharers, &of(|p| p == P::DupFile))?;
+            dup::mend(work, found, &of(|p| p == P::DupFile))?;
         }
         dirs::mend(work, &of(dirs::mends))?;
         connect::mend(work, &of(|p| connect::mends(p) || p == P::ZeroLenInode))?;

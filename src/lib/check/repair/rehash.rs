@@ -39,16 +39,24 @@ pub(super) fn rebuild(work: &mut Work<'_, '_>, ino: Ino) -> Result<()> {
         return inline(work, &o);
     }
     let Some(extents) = extents_of(ctx, &o) else { return Ok(()) };
-    work.step(|edit| {
-        let mut content = read(edit, &o, &extents)?;
-        let hasher = hasher(edit, &o);
-        tell_apart(edit, &o, &mut content.entries);
-        if let Some(h) = &hasher {
-            hash(edit, &o, &mut content.entries, h);
+    let mut written = None;
+    // Where a kill may leave a part of it, nothing is written over.
+    for in_place in [work.is_atomic(), true] {
+        if written.is_none() {
+            written = work.step(|edit| anew(edit, o.clone(), &extents, in_place))?;
         }
-        write(edit, o, &extents, &content, hasher)
-    })?;
+    }
     Ok(())
+}
+
+fn anew(edit: &mut Edit<'_>, o: OpenInode, extents: &[Extent], in_place: bool) -> Result<()> {
+    let mut content = read(edit, &o, extents)?;
+    let hasher = hasher(edit, &o);
+    tell_apart(edit, &o, &mut content.entries);
+    if let Some(h) = &hasher {
+        hash(edit, &o, &mut content.entries, h);
+    }
+    write(edit, o, extents, &content, hasher, in_place)
 }
 
 /// The hash of the directory's index; `None` where it gets none.
@@ -221,6 +229,7 @@ fn write(
     extents: &[Extent],
     content: &Content,
     hasher: Option<DirHasher>,
+    in_place: bool,
 ) -> Result<()> {
     let dots = [dot(o.ino, b"."), dot(content.dotdot, b"..")];
     let mut entries = content.entries.clone();
@@ -243,7 +252,7 @@ fn write(
         }
     }
     o.set(InodeFlags::INDEX, indexed);
-    store(edit, o, extents, &images)
+    store(edit, o, extents, &images, in_place || images.len() == 1)
 }
 
 fn leaf(edit: &Edit<'_>, o: &OpenInode, dots: &[NewDirent<'_>], part: &[LeafEntry]) -> Result<Vec<u8>> {
@@ -312,13 +321,13 @@ fn node(edit: &Edit<'_>, node: &DxNode, filetype: bool, seed: Option<u32>) -> Ve
     bytes
 }
 
-/// Put blocks where the directory has its own, and into new ones behind; give up those that are left.
-fn store(edit: &mut Edit<'_>, mut o: OpenInode, extents: &[Extent], images: &[Vec<u8>]) -> Result<()> {
-    let mut places: Vec<Fsblk> = blocks(extents).take(images.len()).collect();
+/// Put blocks where the directory has its own (`in_place`), and into new ones behind; give up those that are left.
+fn store(edit: &mut Edit<'_>, mut o: OpenInode, extents: &[Extent], images: &[Vec<u8>], in_place: bool) -> Result<()> {
+    let mut places: Vec<Fsblk> = blocks(extents).take(if in_place { images.len() } else { 0 }).collect();
     let have = extents.iter().map(|e| e.len as usize).sum::<usize>();
     let ratio = edit.vol.geometry().cluster_ratio;
     while places.len() < images.len() {
-        let goal = places.last().map_or(Fsblk(0), |b| Fsblk(b.0 + 1));
+        let goal = places.last().map_or_else(|| blocks(extents).next().unwrap_or_default(), |b| Fsblk(b.0 + 1));
         let within = places.len() as u32 % ratio;
         // Behind a block that has room in its cluster.
         if ratio > 1 && within > 0 {
@@ -334,7 +343,7 @@ fn store(edit: &mut Edit<'_>, mut o: OpenInode, extents: &[Extent], images: &[Ve
     o.inode.set_size((images.len() * edit.block_size()) as u64);
     let dense = extents.first().is_none_or(|e| e.lblk.0 == 0)
         && extents.windows(2).all(|w| w[0].end() == u64::from(w[1].lblk.0));
-    if places.len() == have && dense {
+    if in_place && places.len() == have && dense {
         return edit.put(&mut o);
     }
     let mut map: Vec<Extent> = Vec::new();

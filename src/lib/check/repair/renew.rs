@@ -35,14 +35,16 @@ fn size(blocks: u64) -> u32 {
     SIZES.iter().find(|(limit, _)| blocks < *limit).map_or(LARGEST, |s| s.1)
 }
 
-/// Make a journal; whether there is one now.
-pub(super) fn journal(hands: &Hands<'_>) -> Result<bool> {
+/// Make a journal where the filesystem has room for one and is `sound`, else give up the feature; whether there is one now.
+pub(super) fn journal(hands: &Hands<'_>, sound: bool) -> Result<bool> {
     let now = hands.options.check.now;
     let vol = Volume::open(Arc::clone(hands.dev), &as_it_is())?;
-    let f = vol.geometry().features;
-    let blocks = size(vol.geometry().blocks_count);
-    if blocks == 0 || f.compat.contains(Compat::HAS_JOURNAL) || vol.superblock().journal_inum.get() != 0 {
+    if vol.superblock().journal_inum.get() != 0 {
         return Ok(false);
+    }
+    let blocks = size(vol.geometry().blocks_count);
+    if blocks == 0 || !sound {
+        return give_up(hands);
     }
     let mut journal = direct::open_regardless(&vol, JournalOptions::new(Arc::new(FixedClock(now))))?;
     let mut fs = Filesystem::open(journal.view(), &as_it_is())?;
@@ -57,10 +59,26 @@ pub(super) fn journal(hands: &Hands<'_>) -> Result<bool> {
         Err(Error::NoSpace { .. }) => {
             journal.discard();
             journal.close()?;
-            Ok(false)
+            give_up(hands)
         }
         Err(e) => Err(e),
     }
+}
+
+/// There is no journal.
+fn give_up(hands: &Hands<'_>) -> Result<bool> {
+    let vol = Volume::open(Arc::clone(hands.dev), &as_it_is())?;
+    let write = JournalOptions::new(Arc::new(FixedClock(hands.options.check.now)));
+    let mut journal = direct::open_regardless(&vol, write)?;
+    let mut vol = Volume::open(journal.view(), &as_it_is())?;
+    let mut handle = journal.start(1)?;
+    vol.store_superblock(&mut handle, |sb| {
+        let mut f = sb.features();
+        f.compat -= Compat::HAS_JOURNAL;
+        sb.set_features(f);
+    })?;
+    journal.close()?;
+    Ok(false)
 }
 
 fn make(

@@ -208,6 +208,11 @@ impl<'w, 'c> Work<'w, 'c> {
         &self.vol
     }
 
+    /// Whether a kill leaves all of what a transaction changes, or nothing.
+    pub(super) const fn is_atomic(&self) -> bool {
+        self.journal.is_atomic()
+    }
+
     /// One repair. `Ok(None)` where it was not possible.
     pub(super) fn step<T>(&mut self, f: impl FnOnce(&mut Edit<'_>) -> Result<T>) -> Result<Option<T>> {
         let most = if self.journal.is_atomic() { self.journal.max_blocks() } else { u64::MAX };
