@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["units", "error", "env", "progress"],
     &["device"],
+    &["image"],
     &["format"],
     &["volume"],
     &["journal"],

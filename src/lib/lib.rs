@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`units`], [`error`], [`mod@env`], [`progress`] | number spaces, the error, clock and entropy services, progress and cancellation |
 //! | [`device`] | block devices: file, memory map, memory, window, overlay, record, fault |
+//! | [`image`] | what an image is wrapped in or followed by: Android sparse, qcow2, dm-verity |
 //! | [`mod@format`] | bytes on disk, one structure per file, and their checksums |
 //! | [`volume`] | an opened filesystem: geometry, inodes, block maps, directories, xattrs, path look-up |
 //! | [`journal`] | jbd2: recovery, transactions, commit, checkpoint |
@@ -39,6 +40,7 @@ pub mod error;
 pub mod extract;
 pub mod file;
 pub mod format;
+pub mod image;
 pub mod inspect;
 pub mod journal;
 pub mod mkfs;

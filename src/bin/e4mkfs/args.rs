@@ -1,6 +1,6 @@
 //! The arguments of `e4mkfs`, in mke2fs's spelling, and the options they stand for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Parser};
 use ext4kit::cli::{Failure, Session};
@@ -8,7 +8,7 @@ use ext4kit::env::{Entropy, Timestamp};
 use ext4kit::error::Error;
 use ext4kit::mkfs::conf::{Conf, Profile};
 use ext4kit::mkfs::parse::{self, Extra};
-use ext4kit::mkfs::{FeatureEdit, FsType, Options, Size, parse_units};
+use ext4kit::mkfs::{FeatureEdit, FsType, Options, Size, parse_units, read_list};
 use ext4kit::populate::Slack;
 
 /// Make an ext2, ext3 or ext4 filesystem in a file or on a block device.
@@ -51,7 +51,8 @@ pub(crate) struct Args {
     /// What the filesystem is for: floppy, small, big, huge, news, largefile, largefile4; several are applied in order
     #[arg(short = 'T', value_name = "USAGE,…")]
     pub(crate) usage: Option<String>,
-    /// ext2, ext3 or ext4 (the default; a profile or configuration may say otherwise)
+    /// ext2, ext3 or ext4 (the default; a profile or configuration, or the name mke2fs or mkfs.TYPE that the program is called by, may
+    /// say otherwise)
     #[arg(short = 't', value_name = "TYPE")]
     pub(crate) fs_type: Option<String>,
     /// Defaults that do not depend on this host: default, linux-5.10, grub2, android, ext2-boot
@@ -64,7 +65,7 @@ pub(crate) struct Args {
     /// With a journal
     #[arg(short = 'j')]
     pub(crate) journal: bool,
-    /// Journal options: size=MiB, fast_commit_size=KiB, location=BLOCK
+    /// Journal options: size=MiB, fast_commit_size=KiB, location=BLOCK, device=DEVICE (a journal made with -O journal_dev)
     #[arg(short = 'J', value_name = "OPTION,…", action = ArgAction::Append)]
     pub(crate) journal_options: Vec<String>,
     /// Blocks per group
@@ -93,6 +94,15 @@ pub(crate) struct Args {
     /// Leave out files of -d: a name, or with a / a whole path; *, ** and ? are understood
     #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
     pub(crate) exclude: Vec<String>,
+    /// Security contexts for the files of -d and --spec, a list in the language of file_contexts(5)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) selinux_contexts: Option<PathBuf>,
+    /// Users that archives name get the numbers that they have in this list, as passwd(5)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passwd: Option<PathBuf>,
+    /// The same for groups, as group(5)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) group: Option<PathBuf>,
     /// Change owners: FROM:TO or FROM:TO:COUNT, with u: or g: before it for users or groups alone
     #[arg(long, value_name = "MAP", action = ArgAction::Append)]
     pub(crate) owner_map: Vec<String>,
@@ -111,20 +121,20 @@ pub(crate) struct Args {
     /// Say more
     #[arg(short = 'v')]
     pub(crate) verbose: bool,
-    /// Not supported: check for bad blocks
-    #[arg(short = 'c', hide = true, action = ArgAction::Count)]
+    /// Look for blocks that cannot be read, and use none of them; twice: write to all of them to find out
+    #[arg(short = 'c', action = ArgAction::Count)]
     pub(crate) check: u8,
-    /// Not supported: list of bad blocks
-    #[arg(short = 'l', hide = true, value_name = "FILE")]
+    /// Use none of the blocks that this file names, one number a line
+    #[arg(short = 'l', value_name = "FILE")]
     pub(crate) bad_blocks: Option<PathBuf>,
-    /// Not supported: superblock and descriptors only
-    #[arg(short = 'S', hide = true)]
+    /// Write superblock and group descriptors only, for a filesystem that lost them; run e4fsck then
+    #[arg(short = 'S', conflicts_with_all = ["sources", "spec", "check", "bad_blocks", "format", "verity"])]
     pub(crate) super_only: bool,
-    /// Not supported: direct I/O
-    #[arg(short = 'D', hide = true)]
+    /// Leave nothing of it in the host's memory: what is written is on the disk at the end
+    #[arg(short = 'D')]
     pub(crate) direct: bool,
-    /// Not supported: undo file
-    #[arg(short = 'z', hide = true, value_name = "FILE")]
+    /// Save what is overwritten to this file; `e4fsck --undo` brings it back
+    #[arg(short = 'z', value_name = "FILE", conflicts_with = "format")]
     pub(crate) undo: Option<PathBuf>,
     /// All files belong to this user and group
     #[arg(long, value_name = "UID:GID")]
@@ -139,6 +149,18 @@ pub(crate) struct Args {
     /// Number or text from which UUID and hash seed are derived, instead of drawing them at random
     #[arg(long, value_name = "SEED")]
     pub(crate) seed: Option<String>,
+    /// Refuse what would not make the same bytes again: the present time, random identifiers, times of access and change
+    #[arg(long)]
+    pub(crate) reproducible: bool,
+    /// What the image file looks like: raw, sparse (Android's) or qcow2
+    #[arg(long, value_name = "FORMAT", default_value = "raw")]
+    pub(crate) format: String,
+    /// Append a dm-verity hash tree, as veritysetup does, and print its root hash
+    #[arg(long, conflicts_with = "super_only")]
+    pub(crate) verity: bool,
+    /// Salt of the hash tree, in hexadecimal digits; `-` for none
+    #[arg(long, value_name = "HEX", requires = "verity")]
+    pub(crate) verity_salt: Option<String>,
     /// Threads
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
@@ -157,18 +179,49 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// What is asked for but not there yet: refused, never ignored.
-    pub(crate) fn refuse(&self) -> Result<(), Failure> {
+    /// What is asked for but cannot be: refused, never ignored.
+    pub(crate) fn refuse(&self, fixed_time: bool) -> Result<(), Failure> {
+        let to_stdout = self.image.as_os_str() == "-";
         let asked = [
-            (self.check != 0, "-c (looking for bad blocks)"),
-            (self.bad_blocks.is_some(), "-l (a list of bad blocks)"),
-            (self.super_only, "-S (superblock and descriptors only)"),
-            (self.direct, "-D (direct I/O)"),
-            (self.undo.is_some(), "-z (an undo file)"),
+            (
+                to_stdout && (self.undo.is_some() || self.super_only || self.check != 0),
+                "-c, -S and -z need an image that is there",
+            ),
+            (
+                self.selinux_contexts.is_some() && self.sources.is_empty() && self.spec.is_empty(),
+                "--selinux-contexts needs -d or --spec",
+            ),
+            (self.reproducible && !fixed_time, "--reproducible: the time is not fixed: set SOURCE_DATE_EPOCH"),
+            (
+                self.reproducible && matches!(self.uuid.as_deref(), Some("random" | "time")),
+                "--reproducible: the UUID is random: name it, or leave it out",
+            ),
+            (
+                self.reproducible && self.keep_times,
+                "--reproducible: --keep-times keeps times that differ from host to host",
+            ),
+            (
+                self.reproducible && self.extended.iter().flat_map(|e| e.split(',')).any(|e| e == "root_owner"),
+                "--reproducible: root_owner needs numbers",
+            ),
+            (self.reproducible && self.check != 0, "--reproducible: what -c finds is this device's own"),
         ];
         match asked.into_iter().find(|(on, _)| *on) {
-            Some((_, what)) => Err(Failure::Usage(format!("{what} is not supported"))),
+            Some((_, what)) => Err(Failure::Usage(what.into())),
             None => Ok(()),
+        }
+    }
+
+    /// The salt of the hash tree, where one is given.
+    pub(crate) fn salt(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let Some(text) = &self.verity_salt else { return Ok(None) };
+        let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
+        match digits {
+            _ if text == "-" => Ok(Some(Vec::new())),
+            Some(d) if d.len() % 2 == 0 && d.len() <= 512 => {
+                Ok(Some(d.chunks(2).map(|pair| pair.iter().fold(0, |n, d| n << 4 | d)).collect()))
+            }
+            _ => Err(bad("salt", text)),
         }
     }
 
@@ -210,7 +263,7 @@ impl Args {
     }
 
     /// What everything starts from: the profile or configuration, for the type and usages asked for.
-    fn defaults(&self, o: &mut Options, session: &Session) -> Result<(), Failure> {
+    fn defaults(&self, o: &mut Options, extra: &mut Extra, session: &Session) -> Result<(), Failure> {
         let conf = match &self.conf {
             None => Profile::find(&self.profile)?.conf()?,
             Some(path) => {
@@ -218,15 +271,28 @@ impl Args {
                 Conf::parse(&text)?
             }
         };
-        let by_journal = if self.journal { "ext3" } else { "ext2" };
-        o.fs_type = FsType::parse(self.fs_type.as_deref().or(conf.fs_type()).unwrap_or(by_journal))?;
-        let asked = self.usage.iter().flat_map(|list| list.split(',')).map(str::trim);
+        let sized = self.journal_options.iter().flat_map(|l| l.split(',')).any(|j| j.starts_with("size="));
+        let by_journal = if self.journal || sized { "ext3" } else { "ext2" };
+        let (of_device, usage_of_device) = conf.of_device(&self.image.to_string_lossy());
+        let named = self.fs_type.as_deref().or(of_device);
+        let fs_type = match (named, Program::of_this()) {
+            (Some(name), _) => name.to_owned(),
+            (None, Program::Of(name)) => name,
+            (None, Program::Mke2fs) if self.conf.is_none() => by_journal.to_owned(),
+            (None, _) => conf.fs_type().unwrap_or(by_journal).to_owned(),
+        };
+        o.fs_type = FsType::parse(&fs_type)?;
+        let usage = self.usage.as_deref().or(usage_of_device);
+        let asked = usage.iter().flat_map(|list| list.split(',')).map(str::trim);
         let usages: Vec<&str> = asked.filter(|name| !name.is_empty()).collect();
         for name in usages.iter().filter(|name| **name != "default" && !conf.knows(name)) {
             session.warn(format_args!("the usage type {name} is not known, and taken as default"));
         }
         let types: Vec<&str> = std::iter::once(o.fs_type.name()).chain(usages.iter().copied()).collect();
         conf.preset(o, &types)?;
+        for list in conf.extended(&types) {
+            parse::extended(o, extra, list)?;
+        }
         o.usages = usages.into_iter().map(str::to_owned).collect();
         o.conf = conf;
         Ok(())
@@ -252,7 +318,7 @@ impl Args {
         };
         let mut o = Options::new(Size::Units(0), id, hash_seed, now);
         let mut extra = Extra::default();
-        self.defaults(&mut o, session)?;
+        self.defaults(&mut o, &mut extra, session)?;
         o.block_size = self.exact_block_size()?;
         o.min_block_size = self.block_size.filter(|b| *b < 0).map(|b| b.unsigned_abs() as u32);
         o.cluster_size = bytes(self.cluster_size.as_deref())?;
@@ -269,7 +335,7 @@ impl Args {
         }
         o.journal.wanted = self.journal;
         for list in &self.journal_options {
-            parse::journal(&mut o, list)?;
+            parse::journal(&mut o, &mut extra, list)?;
         }
         for list in &self.extended {
             parse::extended(&mut o, &mut extra, list)?;
@@ -285,10 +351,37 @@ impl Args {
             Some(0) => true,
             Some(n) => return Err(bad("revision", &n)),
         };
+        if let Some(path) = &self.bad_blocks {
+            let text = std::fs::read_to_string(path).map_err(|e| Error::host("read", path, e))?;
+            o.bad_blocks = read_list(&text)?;
+        }
         if extra.root_owner_is_caller {
             o.root_owner = Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
         }
         Ok((o, extra))
+    }
+}
+
+/// What the program was called as: it decides on the type where none is asked for, as mke2fs's name does.
+enum Program {
+    /// `mke2fs`: ext2, or ext3 with a journal.
+    Mke2fs,
+    /// `mkfs.ext2` and the like, `mke3fs`, `mke4fs`.
+    Of(String),
+    /// Its own name.
+    Own,
+}
+
+impl Program {
+    fn of_this() -> Self {
+        let name = std::env::args_os().next().unwrap_or_default();
+        let name = Path::new(&name).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        match name.as_str() {
+            "mke2fs" => Self::Mke2fs,
+            "mke3fs" => Self::Of("ext3".into()),
+            "mke4fs" => Self::Of("ext4".into()),
+            other => other.strip_prefix("mkfs.").map_or(Self::Own, |t| Self::Of(t.to_owned())),
+        }
     }
 }
 

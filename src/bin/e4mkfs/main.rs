@@ -5,16 +5,22 @@ mod report;
 mod source;
 mod target;
 
+use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 
 use args::Args;
 use ext4kit::cli::{self, Exit, Failure, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, WindowDevice};
-use ext4kit::mkfs::{Draft, Layout, Options, Size};
+use ext4kit::image::{Format, append_verity, verity_len};
+use ext4kit::mkfs::parse::Extra;
+use ext4kit::mkfs::{Draft, ExternalJournal, Layout, Options, Size, find_journal, join_journal, scan, wear};
 use ext4kit::populate::{Files, Filled, Gathered, Source, Tree, build, enough_inodes, fit, minimize, trial};
 use ext4kit::progress::Progress;
 use target::Target;
+
+/// Bytes of salt where none is given.
+const SALT: usize = 32;
 
 fn main() -> ExitCode {
     cli::run(Tool::MKFS, |args: Args, session| make(&args, session))
@@ -40,26 +46,34 @@ impl Content {
 }
 
 fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
-    args.refuse()?;
     let now = cli::clock(&["SOURCE_DATE_EPOCH"])?.now();
     // With a fixed time, the rest that would be drawn at random is derived from it.
     let fixed = std::env::var_os("SOURCE_DATE_EPOCH").is_some_and(|v| !v.is_empty());
+    args.refuse(fixed)?;
     let mut entropy = cli::entropy(args.seed(fixed.then_some(now.sec as u64)))?;
     let (mut options, extra) = args.options(now, &mut *entropy, session)?;
+    let format = Format::parse(&args.format)?;
     let progress = session.progress(args.quiet);
     let threads = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
-    let mut content = match source::open(args, extra.no_copy_xattrs, now)? {
+    let mut content = match source::open(args, &extra, now)? {
         Some(source) => {
-            let tree = source::list(&*source, args, threads, &*progress)?;
+            let tree = source::list(&*source, args, options.root_perms, threads, &*progress)?;
             Some(Content { source, tree, attributes: None })
         }
         None => None,
     };
+    let journal = external_journal(&mut options, &extra)?;
     let to_stdout = args.image.as_os_str() == "-";
     let exists = !to_stdout && args.image.exists();
-    let len = if exists { device_len(&args.image)?.saturating_sub(extra.offset) } else { 0 };
+    // A file in another format than raw is not as long as what is in it.
+    let known = exists && format == Format::Raw;
+    let len = if known { device_len(&args.image)?.saturating_sub(extra.offset) } else { 0 };
     settle_size(args, &mut options, &mut content, len, (threads, &*progress))?;
-    let layout = Layout::new(&options)?;
+    let mut layout = Layout::new(&options)?;
+    if args.check != 0 && exists && !args.dry_run {
+        options.bad_blocks.extend(find_bad_blocks(args, &layout, extra.offset, &*progress)?);
+        layout = Layout::new(&options)?;
+    }
     if args.dry_run || !args.quiet && !args.json && !to_stdout {
         if !args.json {
             report::describe(&layout, session)?;
@@ -68,21 +82,105 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
             return plan_only(args, layout, &mut content, session, (threads, &*progress));
         }
     }
-    let need = layout.byte_len();
-    let target = if to_stdout {
-        Target::stdout(extra.offset + file_len(&options, need))?
-    } else if exists {
-        Target::existing(&args.image, extra.offset, need)?
-    } else {
-        Target::new_file(&args.image, extra.offset + file_len(&options, need))?
-    };
-    let filled = write(&target, extra.offset, layout, &mut content, (threads, &*progress))?;
-    target.finish()?;
+    let plan =
+        Plan { offset: extra.offset, fs_len: layout.byte_len(), file_len: file_len(&options, layout.byte_len()) };
+    let mut target = open_target(args, &plan, format, exists)?;
+    target.fresh |= extra.prezeroed;
+    let uuid = options.uuid;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
+    let (filled, tree) = pool.install(|| -> Result<_, Failure> {
+        let filled = write(&target, args.super_only, plan.offset, layout, &mut content, (threads, &*progress))?;
+        let mut salt = vec![0; SALT];
+        entropy.fill(&mut salt);
+        let salt = args.salt()?.unwrap_or(salt);
+        let window = WindowDevice::from_offset(target.device(), plan.offset)?;
+        let tree = args.verity.then(|| append_verity(&window, plan.fs_len, &salt, uuid, &*progress)).transpose()?;
+        Ok((filled, tree))
+    })?;
+    if let Some((device, journal)) = journal {
+        join_journal(&device, journal, uuid)?;
+    }
+    target.finish(&plan.in_use(&filled.draft, tree.is_some()), args.direct)?;
     report::tell(&filled.dropped, session);
     if args.json && !to_stdout {
-        report::summary(&filled.draft, content.as_ref().map(|c| &c.tree), true, session)?;
+        report::summary(&filled.draft, content.as_ref().map(|c| &c.tree), true, tree.as_ref(), session)?;
+    } else if let Some(tree) = &tree {
+        report::root_hash(tree, to_stdout, session)?;
     }
     Ok(Exit::Ok)
+}
+
+/// Lengths in bytes.
+struct Plan {
+    /// Where the filesystem begins.
+    offset: u64,
+    fs_len: u64,
+    /// What was asked for, which may be more.
+    file_len: u64,
+}
+
+impl Plan {
+    /// What must be on the device as it is made, in bytes from its start.
+    fn in_use(&self, draft: &Draft, verity: bool) -> Vec<Range<u64>> {
+        let mut out: Vec<Range<u64>> = draft.ranges_in_use();
+        if verity {
+            // All of it is hashed.
+            out = std::iter::once(0..verity_len(self.fs_len)).collect();
+        }
+        out.iter_mut().for_each(|r| (r.start, r.end) = (r.start + self.offset, r.end + self.offset));
+        out
+    }
+}
+
+fn open_target(args: &Args, plan: &Plan, format: Format, exists: bool) -> Result<Target, Failure> {
+    let hashed = if args.verity { verity_len(plan.fs_len) } else { 0 };
+    let (need, len) = (plan.fs_len.max(hashed), plan.offset + plan.file_len.max(hashed));
+    let path = &args.image;
+    if path.as_os_str() == "-" {
+        return Ok(Target::stdout(len, format)?);
+    }
+    if exists && path.metadata().is_ok_and(|m| !m.is_file()) && format != Format::Raw {
+        return Err(Failure::Usage("a device takes raw images only".into()));
+    }
+    Ok(match (&args.undo, format) {
+        (_, Format::Sparse | Format::Qcow2) => Target::packed(path, len, format)?,
+        (Some(undo), _) if exists => Target::saved(path, plan.offset, need, undo, args.super_only)?,
+        (Some(_), _) => return Err(Failure::Usage("-z needs an image that is there".into())),
+        (None, _) if args.super_only => Target::as_it_is(path, plan.offset, need)?,
+        (None, _) if exists => Target::existing(path, plan.offset, need)?,
+        (None, _) => Target::new_file(path, len)?,
+    })
+}
+
+/// The journal's device, open, and what it is.
+fn external_journal(options: &mut Options, extra: &Extra) -> Result<Option<(FileDevice, ExternalJournal)>, Failure> {
+    let Some(name) = &extra.journal_device else { return Ok(None) };
+    let by = [("UUID=", "uuid"), ("LABEL=", "label")].into_iter();
+    let found = by.filter_map(|(prefix, dir)| {
+        Some(Path::new("/dev/disk/by-").with_file_name(format!("by-{dir}")).join(name.strip_prefix(prefix)?))
+    });
+    let path = found.last().unwrap_or_else(|| name.into());
+    let device = FileDevice::open(&path, Access::ReadWrite)?;
+    let journal = find_journal(&device, target::device_number(&device))?;
+    if options.block_size.is_some_and(|b| b != journal.block_size) {
+        return Err(Failure::Usage(format!(
+            "the journal has blocks of {} bytes: the filesystem must have such, too",
+            journal.block_size
+        )));
+    }
+    options.block_size = Some(journal.block_size);
+    options.journal.external = Some(journal);
+    Ok(Some((device, journal)))
+}
+
+/// The blocks of an existing image that cannot be used.
+fn find_bad_blocks(args: &Args, layout: &Layout, offset: u64, progress: &dyn Progress) -> Result<Vec<u64>, Failure> {
+    let access = if args.check > 1 { Access::ReadWrite } else { Access::ReadOnly };
+    let device = FileDevice::open(&args.image, access)?;
+    let window = WindowDevice::from_offset(&device, offset.min(device.len()))?;
+    let found = if args.check > 1 { wear } else { scan };
+    Ok(found(&window, layout.block_size(), layout.block_count(), progress)?)
 }
 
 /// Decide on the size, where it depends on what there is: an image of `len` bytes, or files.
@@ -134,7 +232,7 @@ fn plan_only(
         None => Draft::new(layout)?,
     };
     if args.json {
-        report::summary(&draft, content.as_ref().map(|c| &c.tree), false, session)?;
+        report::summary(&draft, content.as_ref().map(|c| &c.tree), false, None, session)?;
     }
     Ok(Exit::Ok)
 }
@@ -142,6 +240,7 @@ fn plan_only(
 /// Make the filesystem at `offset` of the target.
 fn write(
     target: &Target,
+    super_only: bool,
     offset: u64,
     layout: Layout,
     content: &mut Option<Content>,
@@ -154,17 +253,17 @@ fn write(
         window = WindowDevice::from_offset(target.device(), offset)?;
         &window
     };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
-    Ok(pool.install(|| {
-        if let Some(Content { source, tree, attributes }) = content {
-            let files = Files { source: &**source, tree, attributes: attributes.take() };
-            return build(layout, files, device, target.fresh, threads, progress);
-        }
-        let mut draft = Draft::new(layout)?;
+    if let Some(Content { source, tree, attributes }) = content {
+        let files = Files { source: &**source, tree, attributes: attributes.take() };
+        return Ok(build(layout, files, device, target.fresh, threads, progress)?);
+    }
+    let mut draft = Draft::new(layout)?;
+    if super_only {
+        draft.write_super_only(device)?;
+    } else {
         draft.write(device, target.fresh)?;
-        Ok(Filled { draft, dropped: Vec::new() })
-    })?)
+    }
+    Ok(Filled { draft, dropped: Vec::new() })
 }
 
 /// Length of a new file: what was asked for, even where the filesystem leaves a rest of it unused.

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use ext4kit::cli::{Failure, Session};
+use ext4kit::image::Verity;
 use ext4kit::mkfs::{Draft, Layout};
 use ext4kit::populate::{Dropped, Tree};
 
@@ -27,15 +28,42 @@ fn features(l: &Layout) -> Vec<String> {
 }
 
 /// Everything as JSON. `written` says whether there is an image.
-pub(crate) fn summary(draft: &Draft, tree: Option<&Tree>, written: bool, session: &Session) -> Result<(), Failure> {
+pub(crate) fn summary(
+    draft: &Draft,
+    tree: Option<&Tree>,
+    written: bool,
+    verity: Option<&Verity>,
+    session: &Session,
+) -> Result<(), Failure> {
     let l = draft.layout();
-    let summary = serde_json::json!({
+    let mut summary = serde_json::json!({
         "written": written, "size": l.byte_len(), "blocks": l.block_count(), "block_size": l.block_size(),
         "inodes": l.inode_count(), "inode_size": l.inode_size(), "groups": l.group_count(),
         "journal_blocks": l.journal().total(), "free_blocks": draft.free_blocks(), "features": features(l),
         "files": tree.map_or(0, Tree::len), "bytes": tree.map_or(0, Tree::data_bytes),
     });
+    if let (Some(v), Some(all)) = (verity, summary.as_object_mut()) {
+        let tree = serde_json::json!({
+            "root_hash": hex(&v.root_hash), "hash_offset": v.hash_offset, "data_blocks": v.data_blocks,
+        });
+        all.insert("verity".into(), tree);
+    }
     writeln!(session.out(), "{summary}")?;
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Say what opens the hash tree; on standard error where the image goes to standard output.
+pub(crate) fn root_hash(v: &Verity, to_stdout: bool, session: &Session) -> Result<(), Failure> {
+    let text = format!("root hash: {}\nhash offset: {}\n", hex(&v.root_hash), v.hash_offset);
+    if to_stdout {
+        std::io::stderr().write_all(text.as_bytes())?;
+    } else {
+        session.out().write_all(text.as_bytes())?;
+    }
     Ok(())
 }
 

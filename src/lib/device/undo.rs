@@ -23,6 +23,9 @@ const RECORD: usize = 16;
 /// Bytes of a piece.
 const PIECE: u64 = 4096;
 
+/// Bytes that are saved and zeroed at once.
+const ZEROED: u64 = 1 << 20;
+
 /// A device whose old content goes to a file.
 #[derive(Debug)]
 pub struct UndoDevice<D> {
@@ -123,9 +126,18 @@ impl<D: BlockDevice> BlockDevice for UndoDevice<D> {
     }
 
     fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        super::check_range(IoOp::Discard, offset, len, self.base.len())?;
         let mut log = self.lock();
-        self.save(&mut log, offset, len)?;
-        self.base.zero(offset, len)
+        let (mut at, end) = (offset, offset + len);
+        // What is a hole already stays one, and is saved when something is written there.
+        while let Some(data) = self.base.next_data(at)?.filter(|d| d.start < end) {
+            at = data.start.max(at);
+            let n = (data.end.min(end) - at).min(ZEROED);
+            self.save(&mut log, at, n)?;
+            self.base.zero(at, n)?;
+            at += n;
+        }
+        Ok(())
     }
 
     fn is_read_only(&self) -> bool {

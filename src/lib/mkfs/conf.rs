@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use super::options::{FeatureEdit, Options, invalid};
+use super::options::{Amount, FeatureEdit, Options, invalid};
 use super::parse;
 use crate::error::Result;
 use crate::format::dirhash::HashVersion;
@@ -155,7 +155,7 @@ const USAGES: &str = "
 ";
 
 /// Values that ask for what is not done where they are true.
-const NOT_DONE: &[&str] = &["enable_periodic_fsck", "make_hugefiles", "force_undo"];
+const NOT_DONE: &[&str] = &["make_hugefiles", "force_undo"];
 
 /// Bits of the data mode.
 const DATA_MODE: u32 = 0x60;
@@ -167,10 +167,11 @@ type Values = BTreeMap<String, String>;
 pub struct Conf {
     defaults: Values,
     types: BTreeMap<String, Values>,
+    devices: BTreeMap<String, Values>,
 }
 
 impl Conf {
-    /// The values of a file in the language of mke2fs.conf. Other sections than `[defaults]` and `[fs_types]` are passed over;
+    /// The values of a file in the language of mke2fs.conf. Other sections than `[defaults]`, `[fs_types]` and `[devices]` are passed over;
     /// where a value is given twice the first counts.
     ///
     /// # Errors
@@ -210,6 +211,7 @@ impl Conf {
                     _ if value.starts_with('{') => return Err(bad("one { inside a section, at the end of its line")),
                     ("defaults", None) => insert(&mut conf.defaults, tag, value),
                     ("fs_types", Some(of)) => insert(conf.types.entry(of.clone()).or_default(), tag, value),
+                    ("devices", Some(of)) => insert(conf.devices.entry(of.clone()).or_default(), tag, value),
                     ("", _) => return Err(bad("a section's name in brackets first")),
                     _ => {}
                 }
@@ -243,6 +245,17 @@ impl Conf {
     /// The filesystem type where none is asked for.
     pub fn fs_type(&self) -> Option<&str> {
         self.defaults.get("fs_type").map(String::as_str)
+    }
+
+    /// What `[devices]` says about a device: filesystem type and usages.
+    pub fn of_device(&self, name: &str) -> (Option<&str>, Option<&str>) {
+        let value = |tag| self.devices.get(name)?.get(tag).map(String::as_str);
+        (value("fs_type"), value("usage_types"))
+    }
+
+    /// The extended options (as those of `-E`) of a list of types, one behind the other.
+    pub fn extended<'c>(&'c self, types: &'c [&str]) -> impl Iterator<Item = &'c str> {
+        types.iter().filter_map(|t| self.types.get(*t)?.get("options")).map(String::as_str)
     }
 
     /// Whether there is a type or usage of that name.
@@ -295,6 +308,10 @@ impl Conf {
         options.packed_meta_blocks = flag("packed_meta_blocks")?.unwrap_or(options.packed_meta_blocks);
         options.lazy_itable_init = flag("lazy_itable_init")?.unwrap_or(options.lazy_itable_init);
         options.lazy_journal_init = flag("lazy_journal_init")?.unwrap_or(options.lazy_journal_init);
+        options.periodic_check = flag("enable_periodic_fsck")?.unwrap_or(options.periodic_check);
+        if let Some(at) = self.get(types, "journal_location").filter(|at| !at.is_empty()) {
+            options.journal.location = Some(Amount::parse(at)?);
+        }
         if let Some(name) = self.get(types, "errors") {
             options.on_error = parse::on_error(name)?;
         }
@@ -404,8 +421,8 @@ mod tests {
             let e = Conf::parse(text).unwrap_err().to_string();
             assert!(e.contains(line), "{text:?}: {e}");
         }
-        assert!(Conf::parse("[defaults]\nenable_periodic_fsck = yes").is_err());
-        assert!(Conf::parse("[defaults]\nenable_periodic_fsck = maybe").is_err());
+        assert!(Conf::parse("[defaults]\nmake_hugefiles = yes").is_err());
+        assert!(Conf::parse("[defaults]\nmake_hugefiles = maybe").is_err());
     }
 
     #[test]

@@ -112,6 +112,15 @@ impl Draft {
         self.layout.blocks - self.layout.first_data_block - self.used_behind_start() - pending
     }
 
+    /// The bytes of the filesystem that are in use, as ascending ranges, once it is written.
+    pub fn ranges_in_use(&self) -> Vec<Range<u64>> {
+        let bs = u64::from(self.layout.block_size);
+        let blocks = self.space.used_in(0..self.layout.blocks);
+        // What is before the first block, and the superblock, belong to it.
+        let start = std::iter::once(0..self.layout.first_data_block.max(1) * bs);
+        start.chain(blocks.map(|r| r.start * bs..r.end * bs)).collect()
+    }
+
     /// Blocks in use, without what is before the first data block.
     fn used_behind_start(&self) -> u64 {
         self.space.used()

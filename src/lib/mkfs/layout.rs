@@ -101,7 +101,7 @@ impl Layout {
             return Ok(l);
         }
         l.journal = l.journal_size()?;
-        if l.journal.log == 0 {
+        if l.journal.log == 0 && options.journal.external.is_none() {
             l.features.compat -= Compat::HAS_JOURNAL | Compat::ORPHAN_FILE;
         }
         l.orphan_blocks = l.orphan_size();
@@ -110,6 +110,7 @@ impl Layout {
         }
         l.space = Space::new(l.blocks);
         l.take_heads();
+        l.take_bad_blocks()?;
         l.tables = place_tables(&mut l)?;
         l.check_journal()?;
         let ratio = u64::from(l.ratio);
@@ -160,6 +161,9 @@ impl Layout {
         };
         if l.features.incompat.contains(Incompat::JOURNAL_DEV) {
             l.journal.log = l.blocks;
+            if options.journal.size_mib.is_some() {
+                return Err(invalid("journal size", l.blocks, "none on a journal device, which is all journal"));
+            }
             if l.blocks < MIN_JOURNAL {
                 return Err(invalid("size in blocks", l.blocks, "at least 1024 for a journal device"));
             }
@@ -289,7 +293,8 @@ impl Layout {
 
     fn journal_size(&self) -> Result<JournalSize> {
         let asked = self.options.journal;
-        if !self.features.compat.contains(Compat::HAS_JOURNAL) || self.blocks < 2048 {
+        let own = self.features.compat.contains(Compat::HAS_JOURNAL) && asked.external.is_none();
+        if !own || self.blocks < 2048 {
             return Ok(JournalSize::default());
         }
         let fast = self.features.compat.contains(Compat::FAST_COMMIT);
@@ -418,6 +423,23 @@ impl Layout {
                 self.space.take(b..b + 1);
             }
         }
+    }
+
+    /// Nothing goes to a bad block. The first group's superblock and descriptors cannot do without theirs.
+    fn take_bad_blocks(&mut self) -> Result<()> {
+        let head = self.head(0);
+        let descs = head.descs.map_or(0, |r| r.end).max(head.meta_desc.map_or(0, |(_, at)| at + 1));
+        let must_be_good = self.first_data_block..descs.max(self.first_data_block + 1);
+        let mut bad = std::mem::take(&mut self.options.bad_blocks);
+        bad.sort_unstable();
+        bad.dedup();
+        bad.retain(|b| (self.first_data_block..self.blocks).contains(b) && u32::try_from(*b).is_ok());
+        if let Some(block) = bad.iter().find(|b| must_be_good.contains(b)) {
+            return Err(invalid("bad block", block, "blocks behind the superblock and the group descriptors"));
+        }
+        bad.iter().for_each(|b| self.space.take(*b..*b + 1));
+        self.options.bad_blocks = bad;
+        Ok(())
     }
 
     /// Inodes of the filesystem.

@@ -4,8 +4,10 @@
 //! [`Draft::write`] puts it on a device. Nothing touches a device before that. The numbers (group sizes, inode counts,
 //! journal sizes, places of tables) are those of mke2fs 1.47.4.
 
+mod bad;
 pub mod conf;
 mod draft;
+mod external;
 mod layout;
 #[cfg(test)]
 mod layout_tests;
@@ -20,9 +22,13 @@ mod tables;
 mod usage;
 mod write;
 
+pub use bad::{read_list, scan, wear};
 pub use draft::Draft;
+pub use external::{find_journal, join_journal};
 pub use layout::{JournalSize, Layout};
-pub use options::{Amount, FeatureEdit, FsType, JournalOptions, OnError, Options, QuotaTypes, Size, parse_units};
+pub use options::{
+    Amount, ExternalJournal, FeatureEdit, FsType, JournalOptions, OnError, Options, QuotaTypes, Size, parse_units,
+};
 
 /// What the room above needs to fill a draft.
 pub(crate) mod fill {

@@ -127,6 +127,19 @@ pub struct JournalOptions {
     pub fast_commit_kib: Option<u32>,
     /// Where to start looking for room; the middle of the filesystem where `None`.
     pub location: Option<Amount>,
+    /// A journal on a device of its own, instead of one inside.
+    pub external: Option<ExternalJournal>,
+}
+
+/// A journal device that a filesystem is to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExternalJournal {
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Its block size in bytes, which the filesystem must share.
+    pub block_size: u32,
+    /// The kernel's number of the device, as the superblock stores it; 0 where it is a file.
+    pub number: u32,
 }
 
 /// Which quotas get a file.
@@ -272,6 +285,10 @@ pub struct Options {
     pub lazy_journal_init: bool,
     /// Owner and group of the root directory (`-E root_owner=`); the source's, or the super-user, where `None`.
     pub root_owner: Option<(u32, u32)>,
+    /// Permissions of the root directory (`-E root_perms=`); the source's, or 0755, where `None`.
+    pub root_perms: Option<u16>,
+    /// Blocks that nothing may be put into (`-l`, `-c`); those outside the filesystem do not count.
+    pub bad_blocks: Vec<u64>,
     /// Quota files with `quota` (`-E quotatype=`).
     pub quota: QuotaTypes,
     /// Seconds between MMP updates, 0 for the default (`-E mmp_update_interval=`).
@@ -284,6 +301,8 @@ pub struct Options {
     pub hash: HashVersion,
     /// `s_default_mount_opts`.
     pub mount_options: u32,
+    /// Checked every so many mounts and days (`enable_periodic_fsck` of a configuration).
+    pub periodic_check: bool,
     /// Marked as for development only (`-E test_fs`).
     pub test_fs: bool,
 }
@@ -311,7 +330,13 @@ impl Options {
             uuid,
             hash_seed,
             now,
-            journal: JournalOptions { wanted: false, size_mib: None, fast_commit_kib: None, location: None },
+            journal: JournalOptions {
+                wanted: false,
+                size_mib: None,
+                fast_commit_kib: None,
+                location: None,
+                external: None,
+            },
             on_error: OnError::Continue,
             creator_os: 0,
             revision_0: false,
@@ -324,12 +349,15 @@ impl Options {
             lazy_itable_init: true,
             lazy_journal_init: false,
             root_owner: None,
+            root_perms: None,
+            bad_blocks: Vec::new(),
             quota: QuotaTypes { user: true, group: true, project: false },
             mmp_update_interval: 0,
             orphan_file_size: None,
             strict_encoding: false,
             hash: HashVersion::HalfMd4,
             mount_options: DEFAULT_MOUNT_OPTS,
+            periodic_check: false,
             test_fs: false,
         }
     }

@@ -179,12 +179,24 @@ fn settle_features((o, types): (&Options, &[&str]), defaults: Features, f: &mut 
         }
         f.compat -= Compat::RESIZE_INODE;
     }
+    if f.incompat.contains(Incompat::JOURNAL_DEV) {
+        if o.strict_encoding {
+            return Err(conflict("encoding_flags", "needs", "casefold"));
+        }
+        let ro_compat = f.ro_compat & RoCompat::METADATA_CSUM;
+        *f = Features { incompat: Incompat::JOURNAL_DEV, ro_compat, ..Features::default() };
+        return Ok(());
+    }
+    if f.compat.contains(Compat::ORPHAN_FILE) && !f.compat.contains(Compat::HAS_JOURNAL) {
+        // A default that lacks what it needs is dropped, a wish is not.
+        if defaults.compat.contains(Compat::ORPHAN_FILE) {
+            f.compat -= Compat::ORPHAN_FILE;
+        } else if !o.journal.wanted {
+            return Err(conflict("the feature orphan_file", "needs", "has_journal"));
+        }
+    }
     if o.journal.wanted {
         f.compat |= Compat::HAS_JOURNAL;
-    }
-    if f.incompat.contains(Incompat::JOURNAL_DEV) {
-        *f = Features { incompat: Incompat::JOURNAL_DEV, ..Features::default() };
-        return Ok(());
     }
     if f.incompat.contains(Incompat::BIT64) && !f.incompat.contains(Incompat::EXTENTS) {
         return Err(conflict("the feature 64bit", "needs", "extent"));
@@ -198,17 +210,10 @@ fn settle_features((o, types): (&Options, &[&str]), defaults: Features, f: &mut 
     if f.ro_compat.contains(RoCompat::METADATA_CSUM) {
         f.ro_compat -= RoCompat::GDT_CSUM;
     } else if f.incompat.contains(Incompat::CSUM_SEED) {
-        // A default that lacks what it needs is dropped, a wish is not.
         if !defaults.incompat.contains(Incompat::CSUM_SEED) {
             return Err(conflict("the feature metadata_csum_seed", "needs", "metadata_csum"));
         }
         f.incompat -= Incompat::CSUM_SEED;
-    }
-    if f.compat.contains(Compat::ORPHAN_FILE) && !f.compat.contains(Compat::HAS_JOURNAL) {
-        if !defaults.compat.contains(Compat::ORPHAN_FILE) {
-            return Err(conflict("the feature orphan_file", "needs", "has_journal"));
-        }
-        f.compat -= Compat::ORPHAN_FILE;
     }
     Ok(())
 }
@@ -281,7 +286,8 @@ fn inode_count(
             if n > MAX_32 && !f.incompat.contains(Incompat::BIT64) {
                 return Err(invalid("inode ratio", ratio, "large enough for fewer than 2^32 inodes"));
             }
-            n.min(MAX_32)
+            // A ratio larger than the filesystem: an inode for each block, or for each 4 KiB where blocks are smaller.
+            if n == 0 { blocks / u64::from((4096 / block_size).max(1)) } else { n.min(MAX_32) }
         }
     };
     if n.saturating_mul(u64::from(inode_size)) >= bytes {

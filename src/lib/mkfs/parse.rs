@@ -14,11 +14,18 @@ pub struct Extra {
     pub no_copy_xattrs: bool,
     /// The root directory belongs to whoever runs this (`root_owner` without a value).
     pub root_owner_is_caller: bool,
+    /// The device reads as zeros already (`assume_storage_prezeroed`).
+    pub prezeroed: bool,
+    /// Security context of the root directory (`root_selinux`).
+    pub root_context: Option<String>,
+    /// The journal's device (`-J device=`).
+    pub journal_device: Option<String>,
 }
 
-const EXTENDED: &str = "desc_size, discard, encoding, encoding_flags, hash_seed, lazy_itable_init, lazy_journal_init, \
+const EXTENDED: &str = "assume_storage_prezeroed, desc_size, discard, encoding, encoding_flags, hash_seed, lazy_itable_init, lazy_journal_init, \
                         mmp_update_interval, no_copy_xattrs, nodiscard, num_backup_sb, offset, orphan_file_size, \
-                        packed_meta_blocks, quotatype, resize, root_owner, stride, stripe_width, test_fs";
+                        packed_meta_blocks, quotatype, resize, revision, \
+                        root_owner, root_perms, root_selinux, stride, stripe_width, test_fs";
 
 /// Apply `-E text` to `options`.
 ///
@@ -50,6 +57,14 @@ pub fn extended(options: &mut Options, extra: &mut Extra, text: &str) -> Result<
                 Some(v) => options.root_owner = Some(owner(v)?),
                 None => extra.root_owner_is_caller = true,
             },
+            "root_perms" => {
+                let bits = u16::from_str_radix(need()?, 8).ok().filter(|b| *b <= 0o7777);
+                options.root_perms =
+                    Some(bits.ok_or_else(|| invalid("root_perms", item, "an octal number of at most 7777"))?);
+            }
+            "root_selinux" => extra.root_context = Some(need()?.to_owned()),
+            "assume_storage_prezeroed" => extra.prezeroed = switch()?,
+            "revision" => options.revision_0 = number::<u32>(need()?)? == 0,
             "discard" => extra.discard = Some(true),
             "nodiscard" => extra.discard = Some(false),
             "quotatype" => options.quota = quota_types(need()?)?,
@@ -77,8 +92,8 @@ fn encoding(options: &mut Options, name: &str) -> Result<()> {
 /// Apply `-J text` to `options`.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for names and values that do not exist, and for an external journal.
-pub fn journal(options: &mut Options, text: &str) -> Result<()> {
+/// [`Error::InvalidArgument`] for names and values that do not exist.
+pub fn journal(options: &mut Options, extra: &mut Extra, text: &str) -> Result<()> {
     for item in text.split(',').filter(|i| !i.is_empty()) {
         let (name, value) = item.split_once('=').unwrap_or((item, ""));
         match name {
@@ -88,10 +103,11 @@ pub fn journal(options: &mut Options, text: &str) -> Result<()> {
             }
             "fast_commit_size" => options.journal.fast_commit_kib = Some(number(value)?),
             "location" => options.journal.location = Some(Amount::parse(value)?),
-            "device" => {
-                return Err(invalid("journal option", item, "a journal inside: external ones are not made yet"));
+            "device" if !value.is_empty() => {
+                extra.journal_device = Some(value.to_owned());
+                options.journal.wanted = true;
             }
-            _ => return Err(invalid("journal option", item, "size=, fast_commit_size=, location=")),
+            _ => return Err(invalid("journal option", item, "size=, fast_commit_size=, location=, device=")),
         }
     }
     Ok(())
@@ -182,7 +198,9 @@ mod tests {
         {
             assert!(extended(&mut o, &mut x, bad).is_err(), "{bad}");
         }
-        assert!(journal(&mut o, "device=/dev/null").is_err());
+        journal(&mut o, &mut x, "size=8,device=/dev/sdx1").unwrap();
+        assert_eq!((o.journal.size_mib, x.journal_device.as_deref()), (Some(8), Some("/dev/sdx1")));
+        assert!(journal(&mut o, &mut x, "device=").is_err());
         assert_eq!(owner("1:2").unwrap(), (1, 2));
         assert!(owner("1:").is_err());
     }

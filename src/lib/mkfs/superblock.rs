@@ -17,6 +17,12 @@ const ENCODING_UTF8: u16 = 1;
 const ENCODING_STRICT: u16 = 1;
 /// Encryption algorithms AES-256-XTS and AES-256-CTS.
 const ENCRYPT_ALGOS: [u8; 4] = [1, 4, 0, 0];
+/// Mounts between checks, and half of the most.
+#[doc(alias = "EXT2_DFL_MAX_MNT_COUNT")]
+const MOUNTS: u16 = 20;
+/// Seconds between checks: 180 days.
+#[doc(alias = "EXT2_DFL_CHECKINTERVAL")]
+const CHECK_INTERVAL: u32 = 180 * 86400;
 /// `s_mnt_count` limit "never".
 const NEVER: u16 = u16::MAX;
 
@@ -41,6 +47,12 @@ pub(crate) fn build(d: &Draft) -> Superblock {
     sb.blocks_per_group = U32::new(l.blocks_per_group);
     sb.clusters_per_group = U32::new(l.blocks_per_group / l.ratio);
     sb.max_mnt_count = U16::new(NEVER);
+    if o.periodic_check {
+        // Not all filesystems of a host at the same time.
+        let spread = o.uuid.iter().map(|b| u16::from(*b)).sum::<u16>() % MOUNTS;
+        sb.max_mnt_count = U16::new(MOUNTS + spread);
+        sb.checkinterval = U32::new(CHECK_INTERVAL);
+    }
     sb.first_ino = U32::new(super::layout::FIRST_INO);
     sb.inode_size = U16::new(l.inode_size as u16);
     sb.creator_os = U32::new(o.creator_os);
@@ -62,6 +74,7 @@ pub(crate) fn build(d: &Draft) -> Superblock {
         sb.want_extra_isize = U16::new(EXTRA);
     }
     if l.features.incompat.contains(Incompat::JOURNAL_DEV) {
+        sb.checksum_type = u8::from(l.features.ro_compat.contains(RoCompat::METADATA_CSUM));
         return sb;
     }
     sb.flags = U32::new(SbFlags::SIGNED_HASH.bits() | if o.test_fs { SbFlags::TEST_FILESYS.bits() } else { 0 });
@@ -116,6 +129,10 @@ fn feature_fields(d: &Draft, sb: &mut Superblock) {
         }
         sb.jnl_blocks[15] = core.size_high;
         sb.jnl_blocks[16] = core.size_lo;
+    }
+    if let Some(journal) = l.options.journal.external {
+        sb.journal_uuid = journal.uuid;
+        sb.journal_dev = U32::new(journal.number);
     }
     sb.orphan_file_inum = U32::new(d.system.orphan_file);
     let [user, group, project] = d.system.quota.map(U32::new);

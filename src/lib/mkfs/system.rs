@@ -34,6 +34,7 @@ pub(crate) fn create(d: &mut Draft, with_lost_found: bool) -> Result<()> {
         lost_found(d)?;
     }
     resize_inode(d)?;
+    bad_blocks(d)?;
     journal(d)?;
     mmp(d)?;
     if d.layout().quota[2] {
@@ -105,7 +106,8 @@ fn lost_found(d: &mut Draft) -> Result<()> {
 
 /// The root directory of an empty filesystem.
 fn empty_root(d: &mut Draft, lost_found: Ino) -> Result<()> {
-    let mut inode = d.system_inode(FileType::Directory.mode_bits() | 0o755);
+    let permissions = d.layout().options.root_perms.unwrap_or(0o755);
+    let mut inode = d.system_inode(FileType::Directory.mode_bits() | permissions);
     inode.update(|c| c.links_count = 3.into());
     let (uid, gid) = d.layout().options.root_owner.unwrap_or((0, 0));
     inode.set_owner(uid, gid);
@@ -184,12 +186,36 @@ fn resize_inode(d: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-fn journal(d: &mut Draft) -> Result<()> {
-    let size = d.layout().journal;
-    if !d.layout().features.compat.contains(Compat::HAS_JOURNAL) {
+/// The inode that holds the blocks that nothing may be put into, each by its number.
+#[doc(alias = "ext2fs_update_bb_inode")]
+fn bad_blocks(d: &mut Draft) -> Result<()> {
+    let bad = d.layout().options.bad_blocks.clone();
+    if bad.is_empty() {
         return Ok(());
     }
+    let one =
+        |(i, block): (usize, &u64)| Extent { lblk: Lblk(i as u32), len: 1, pblk: Fsblk(*block), unwritten: false };
+    let extents: Vec<Extent> = bad.iter().enumerate().map(one).collect();
+    let mut clusters = bad.len() as u64;
+    // Always by indirect blocks, whatever the features.
+    let area = map::indirect_root(d, &extents, &mut clusters)?;
+    let mut inode = d.system_inode(0);
+    inode.update(|c| {
+        c.links_count = 0.into();
+        c.block = area;
+    });
+    inode.set_size(bad.len() as u64 * u64::from(d.layout().block_size));
+    d.set_clusters(&mut inode, clusters);
+    d.inodes.insert(Ino::BAD.0, inode);
+    Ok(())
+}
+
+fn journal(d: &mut Draft) -> Result<()> {
+    let size = d.layout().journal;
     let l = d.layout();
+    if !l.features.compat.contains(Compat::HAS_JOURNAL) || l.options.journal.external.is_some() {
+        return Ok(());
+    }
     let goal = match l.options.journal.location {
         Some(at) => at.blocks(l.block_size).clamp(l.first_data_block, l.blocks - 1),
         None if l.options.packed_meta_blocks => l.first_data_block,

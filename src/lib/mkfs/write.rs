@@ -106,11 +106,47 @@ impl Draft {
             return self.write_journal_device(dev);
         }
         let sb = superblock::build(self);
+        if !fresh {
+            // Where this ends half-way, nothing takes what is there for a filesystem.
+            dev.zero(0, sb_format::OFFSET + size_of::<Superblock>() as u64)?;
+        }
         let descs = self.write_groups(dev, more, fresh)?;
         if !fresh {
             self.clear_old(dev)?;
         }
         self.write_kept(dev)?;
+        self.write_heads(dev, &sb, &descs)?;
+        dev.write_at(sb_format::OFFSET, &sb.encode())
+    }
+
+    /// Write superblock and group descriptors alone, for a filesystem whose own are lost: what the groups hold stays, and a checker
+    /// must find out what that is.
+    ///
+    /// # Errors
+    /// As [`Draft::write`].
+    #[doc(alias = "mke2fs -S")]
+    pub fn write_super_only(&mut self, dev: &dyn BlockDevice) -> Result<()> {
+        self.count_dir(Ino::ROOT);
+        self.complete(&NoInodes)?;
+        let l = self.layout();
+        if dev.len() < l.byte_len() {
+            return Err(Error::DeviceTooSmall { need: l.byte_len(), have: dev.len() });
+        }
+        let size = l.desc_size as usize;
+        let mut descs = vec![0u8; l.desc_blocks as usize * l.block_size as usize];
+        for (group, out) in (0..l.groups).zip(descs.chunks_exact_mut(size)) {
+            let mut desc = self.group(group, &mut Vec::new(), true);
+            // Nothing is known to be unused.
+            desc.set_bg_flags(desc.bg_flags() - BgFlags::BLOCK_UNINIT - BgFlags::INODE_UNINIT);
+            desc.set_itable_unused(0);
+            let sum = desc.computed_checksum(l.checksums(), Group(group), size as u16, &vec![0; size]);
+            desc.checksum = U16::new(sum.unwrap_or(0));
+            desc.encode_into(out);
+        }
+        let mut sb = superblock::build(self);
+        sb.state = U16::new((sb.state_flags() | State::ERROR).bits());
+        // Where the journal is, the journal's inode knows.
+        (sb.jnl_backup_type, sb.jnl_blocks) = (0, Default::default());
         self.write_heads(dev, &sb, &descs)?;
         dev.write_at(sb_format::OFFSET, &sb.encode())
     }

@@ -15,7 +15,8 @@ mod plan;
 mod xattrs;
 
 pub use crate::source::{
-    Attributes, Exclude, HostDir, Overlay, OwnerMap, Reader, Segment, Source, SpecFile, TarFile, Tree,
+    Attributes, Exclude, FileContexts, HostDir, Labelled, Overlay, OwnerMap, OwnerNames, Reader, Segment, Source,
+    SpecFile, TarFile, Tree,
 };
 pub use fit::{Slack, enough_inodes, fit};
 pub use gather::{Dropped, Gathered};

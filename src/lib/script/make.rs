@@ -37,7 +37,7 @@ pub fn make(head: &Head, now: Timestamp) -> Result<MemoryDevice> {
             "-m" => options.reserved_percent = number(value)?,
             "-t" => options.fs_type = FsType::parse(value)?,
             "-O" => options.features.extend(FeatureEdit::parse_list(value)?),
-            "-J" => parse::journal(&mut options, value)?,
+            "-J" => parse::journal(&mut options, &mut parse::Extra::default(), value)?,
             "-E" => parse::extended(&mut options, &mut parse::Extra::default(), value)?,
             _ => return Err(invalid(name, "-b, -C, -E, -G, -I, -i, -J, -m, -N, -O, -g or -t")),
         }

@@ -1,5 +1,6 @@
 //! Where files come from: a source lists a tree once, and then hands out contents to several threads at once.
 
+mod contexts;
 pub(crate) mod forest;
 mod host;
 mod overlay;
@@ -8,6 +9,7 @@ mod spec;
 mod tar;
 pub(crate) mod tree;
 
+pub use contexts::{FileContexts, Labelled, OwnerNames};
 pub use host::HostDir;
 pub use overlay::Overlay;
 pub use rules::{Exclude, OwnerMap};
@@ -22,6 +24,16 @@ use crate::progress::Progress;
 
 /// Extended attributes of a file: names and values, sorted by name.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl<S: Source + ?Sized> Source for Box<S> {
+    fn list(&self, threads: usize, progress: &dyn Progress) -> Result<Tree> {
+        (**self).list(threads, progress)
+    }
+
+    fn reader<'a>(&'a self, tree: &'a Tree) -> Result<Box<dyn Reader + 'a>> {
+        (**self).reader(tree)
+    }
+}
 
 /// A source of files.
 pub trait Source: Send + Sync {

@@ -139,6 +139,13 @@ impl Tree {
         }
     }
 
+    /// Give the root these permission bits.
+    pub fn set_root_permissions(&mut self, bits: u16) {
+        if let Some(root) = self.nodes.first_mut() {
+            root.mode = root.mode & !0o7777 | bits & 0o7777;
+        }
+    }
+
     /// Take these permission bits from every file but symbolic links.
     pub fn clear_permissions(&mut self, bits: u16) {
         let symlink = Some(FileType::Symlink);

@@ -76,6 +76,13 @@ impl Header {
         id(number(self.field::<8>(116), "the group")?, "the group")
     }
 
+    /// Names of owner and group; empty where there are none.
+    pub(crate) fn owner_names(&self) -> (&[u8], &[u8]) {
+        let known = self.field::<5>(257) == b"ustar";
+        let name = |at| if known { text(self.field::<32>(at)) } else { &[][..] };
+        (name(265), name(297))
+    }
+
     /// Bytes that follow.
     pub(crate) fn size(&self) -> Flawed<u64> {
         size(number(self.field::<12>(124), "the size")?)

@@ -21,7 +21,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::rules::Exclude;
 use super::tree::{Attributes, Data, NodeId, Segment, Tree};
-use super::{Reader, Source, Xattrs};
+use super::{OwnerNames, Reader, Source, Xattrs};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Step, Unit};
@@ -116,7 +116,7 @@ impl TarFile {
             name: name.to_path_buf(),
             input: Mutex::new(Some(input)),
             spool_dir: SPOOL_DIR.into(),
-            wanted: Wanted { xattrs: true, times: false, owner: None, implied },
+            wanted: Wanted { xattrs: true, times: false, owner: None, names: None, implied },
             exclude: Exclude::default(),
             listed: OnceLock::new(),
         }
@@ -153,6 +153,13 @@ impl TarFile {
         self
     }
 
+    /// Users and groups that the archive names get the numbers that these names have.
+    #[must_use]
+    pub fn naming(mut self, names: Option<OwnerNames>) -> Self {
+        self.wanted.names = names;
+        self
+    }
+
     /// Modification time of directories that the archive does not name.
     #[must_use]
     pub const fn implied_at(mut self, time: Timestamp) -> Self {
@@ -178,7 +185,7 @@ impl TarFile {
                 let mut start = [0; Packing::MAGIC];
                 let n = file.read_at(&mut start, base).map_err(|e| self.error("read", e))?;
                 if Packing::of(&start[..n]) == Packing::None {
-                    let scan = Scan::new(&self.name, Feed::file(&file, base), self.wanted);
+                    let scan = Scan::new(&self.name, Feed::file(&file, base), self.wanted.clone());
                     let scanned = scan.run(progress)?;
                     return Ok((scanned, file, base));
                 }
@@ -190,7 +197,7 @@ impl TarFile {
         };
         let stream = unpack::unpack(packed).map_err(|e| self.error("read", e))?;
         let spool = crate::device::anonymous_file(&self.spool_dir)?;
-        let scanned = Scan::new(&self.name, Feed::stream(stream, &spool), self.wanted).run(progress)?;
+        let scanned = Scan::new(&self.name, Feed::stream(stream, &spool), self.wanted.clone()).run(progress)?;
         Ok((scanned, spool, 0))
     }
 }
@@ -206,7 +213,7 @@ impl Source for TarFile {
         let Some(input) = input else {
             // Listed before: what it was read from, or kept in, is still there.
             let listed = self.listed.get().ok_or_else(|| Error::HostChanged { path: self.name.clone() })?;
-            let scan = Scan::new(&self.name, Feed::file(&listed.file, listed.base), self.wanted);
+            let scan = Scan::new(&self.name, Feed::file(&listed.file, listed.base), self.wanted.clone());
             let mut forest = scan.run(progress)?.forest;
             forest.exclude(&self.exclude);
             return Ok(forest.flatten()?.tree);

@@ -12,9 +12,9 @@ use crate::env::Timestamp;
 use crate::error::{EntryFlaw, Error, Result};
 use crate::format::inode::FileType;
 use crate::progress::Progress;
-use crate::source::Xattrs;
 use crate::source::forest::{Body, Forest, Item, NO_SET};
 use crate::source::tree::{Attributes, Segment};
+use crate::source::{OwnerNames, Xattrs};
 
 /// Bytes of an extended header at most.
 const MAX_RECORDS: u64 = 64 << 20;
@@ -36,12 +36,14 @@ pub(super) struct Scanned {
 }
 
 /// What goes into the forest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) xattrs: bool,
     /// Times of last access and change.
     pub(super) times: bool,
     pub(super) owner: Option<(u32, u32)>,
+    /// Names count before numbers, where they are among these.
+    pub(super) names: Option<OwnerNames>,
     pub(super) implied: Attributes,
 }
 
@@ -264,10 +266,15 @@ impl<'a> Scan<'a> {
     fn attributes(&self, header: &Header, records: &Records) -> Result<Attributes> {
         let (uid, gid) = match self.wanted.owner {
             Some(owner) => owner,
-            None => (
-                records.uid.map_or_else(|| self.check(header.uid()), Ok)?,
-                records.gid.map_or_else(|| self.check(header.gid()), Ok)?,
-            ),
+            None => {
+                let names = self.wanted.names.as_ref();
+                let (user, group) = header.owner_names();
+                let user = records.user.as_deref().unwrap_or(user);
+                let group = records.group.as_deref().unwrap_or(group);
+                let uid = names.and_then(|n| n.user(user)).or(records.uid);
+                let gid = names.and_then(|n| n.group(group)).or(records.gid);
+                (uid.map_or_else(|| self.check(header.uid()), Ok)?, gid.map_or_else(|| self.check(header.gid()), Ok)?)
+            }
         };
         let mtime = match records.mtime {
             Some(t) => t,
