@@ -134,7 +134,7 @@ fn hash_trees_are_those_of_veritysetup() {
     };
     for (options, size) in [
         (&["--verity-salt", "0123abcd"][..], "40M"),
-        (&["--verity-salt", "-"], "2M"),
+        (&["--verity-salt", "-"], "8M"),
         (&["-b", "1024"], "9001"),
         (&[], "600M"),
     ] {
@@ -170,7 +170,8 @@ fn a_journal_outside_is_used_by_all_who_join_it() {
             if name == "img" { "11111111-1111-1111-1111-111111111111" } else { "22222222-2222-2222-2222-222222222222" };
         let device = format!("device={journal}");
         made(&["-q", "-U", uuid, "-J", &device, "-d", &s.text("tree"), &s.text(name), "64M"]);
-        if let Some(e2fsck) = tool("e2fsck") {
+        // The reference knows journals of one user only.
+        if let Some(e2fsck) = tool("e2fsck").filter(|_| name == "img") {
             run(&e2fsck, &["-fn", "-j", &journal, &s.text(name)]);
         }
         if let Some(dumpe2fs) = tool("dumpe2fs") {
@@ -296,7 +297,7 @@ fn a_lost_superblock_comes_back_with_the_files() {
         assert!(out.status.code().unwrap() < 4, "{}", String::from_utf8_lossy(&out.stdout));
         reference_fsck(Path::new(&image));
         let tree = common::image_tree(&common::open(Path::new(&image)));
-        assert!(tree.keys().any(|p| p.ends_with("etc/passwd")), "{:?}", tree.keys());
+        assert!(tree.keys().any(|p| p.ends_with(b"etc/passwd")), "{:?}", tree.keys());
     }
 }
 

@@ -128,7 +128,9 @@ impl Plan {
             // All of it is hashed.
             out = std::iter::once(0..verity_len(self.fs_len)).collect();
         }
-        out.iter_mut().for_each(|r| (r.start, r.end) = (r.start + self.offset, r.end + self.offset));
+        for r in &mut out {
+            (r.start, r.end) = (r.start + self.offset, r.end + self.offset);
+        }
         out
     }
 }
@@ -156,11 +158,9 @@ fn open_target(args: &Args, plan: &Plan, format: Format, exists: bool) -> Result
 /// The journal's device, open, and what it is.
 fn external_journal(options: &mut Options, extra: &Extra) -> Result<Option<(FileDevice, ExternalJournal)>, Failure> {
     let Some(name) = &extra.journal_device else { return Ok(None) };
-    let by = [("UUID=", "uuid"), ("LABEL=", "label")].into_iter();
-    let found = by.filter_map(|(prefix, dir)| {
-        Some(Path::new("/dev/disk/by-").with_file_name(format!("by-{dir}")).join(name.strip_prefix(prefix)?))
-    });
-    let path = found.last().unwrap_or_else(|| name.into());
+    let by = [("UUID=", "/dev/disk/by-uuid"), ("LABEL=", "/dev/disk/by-label")];
+    let found = by.iter().find_map(|(prefix, dir)| Some(Path::new(dir).join(name.strip_prefix(prefix)?)));
+    let path = found.unwrap_or_else(|| name.into());
     let device = FileDevice::open(&path, Access::ReadWrite)?;
     let journal = find_journal(&device, target::device_number(&device))?;
     if options.block_size.is_some_and(|b| b != journal.block_size) {

@@ -53,7 +53,7 @@ pub(crate) fn summary(
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, b| text + &format!("{b:02x}"))
 }
 
 /// Say what opens the hash tree; on standard error where the image goes to standard output.

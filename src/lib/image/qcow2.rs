@@ -120,7 +120,7 @@ fn tables(data: &[Range<u64>], l1_entries: u64, shape: &Shape, out: &mut dyn Wri
     let mut next = first_l2;
     for i in 0..l1_entries {
         let used = in_table(i).next().is_some();
-        l1.extend_from_slice(&(if used { next * CLUSTER | COPIED } else { 0 }).to_be_bytes());
+        l1.extend_from_slice(&(if used { (next * CLUSTER) | COPIED } else { 0 }).to_be_bytes());
         next += u64::from(used);
     }
     padded(out, l1, shape.l1)?;
@@ -131,7 +131,7 @@ fn tables(data: &[Range<u64>], l1_entries: u64, shape: &Shape, out: &mut dyn Wri
             for unit in r.start.max(i * PER_TABLE)..r.end.min((i + 1) * PER_TABLE) {
                 let slot = (unit % PER_TABLE) as usize * 8;
                 if let Some(entry) = table.get_mut(slot..slot + 8) {
-                    entry.copy_from_slice(&(at * CLUSTER | COPIED).to_be_bytes());
+                    entry.copy_from_slice(&((at * CLUSTER) | COPIED).to_be_bytes());
                 }
                 at += 1;
             }

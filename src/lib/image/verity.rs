@@ -179,7 +179,7 @@ mod tests {
         let mut bytes = vec![0; 130 * 4096];
         bytes[5] = 1;
         bytes[129 * 4096 + 7] = 2;
-        let dev = MemoryDevice::new(verity_len(bytes.len() as u64));
+        let dev = MemoryDevice::new(verity_len(bytes.len() as u64) as usize);
         dev.write_at(0, &bytes).unwrap();
         let v = append_verity(&dev, bytes.len() as u64, b"salt", [0; 16], &Silent).unwrap();
         let mut leaves: Vec<u8> = bytes.chunks(4096).flat_map(|b| digest(b"salt", b)).collect();

@@ -75,7 +75,7 @@ mod tests {
             let mut o = Options::new(Size::Units(4096), [7; 16], [0; 16], Timestamp::default());
             o.block_size = Some(block_size);
             o.features = FeatureEdit::parse_list("journal_dev").unwrap();
-            let dev = MemoryDevice::new(4096 * u64::from(block_size));
+            let dev = MemoryDevice::new(4096 * block_size as usize);
             Draft::new(Layout::new(&o).unwrap()).unwrap().write(&dev, true).unwrap();
             let journal = find_journal(&dev, 5).unwrap();
             assert_eq!(journal, ExternalJournal { uuid: [7; 16], block_size, number: 5 });

@@ -437,7 +437,9 @@ impl Layout {
         if let Some(block) = bad.iter().find(|b| must_be_good.contains(b)) {
             return Err(invalid("bad block", block, "blocks behind the superblock and the group descriptors"));
         }
-        bad.iter().for_each(|b| self.space.take(*b..*b + 1));
+        for b in &bad {
+            self.space.take(*b..*b + 1);
+        }
         self.options.bad_blocks = bad;
         Ok(())
     }

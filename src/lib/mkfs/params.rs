@@ -183,7 +183,8 @@ fn settle_features((o, types): (&Options, &[&str]), defaults: Features, f: &mut 
         if o.strict_encoding {
             return Err(conflict("encoding_flags", "needs", "casefold"));
         }
-        let ro_compat = f.ro_compat & RoCompat::METADATA_CSUM;
+        let mut ro_compat = f.ro_compat & RoCompat::METADATA_CSUM;
+        ro_compat.set(RoCompat::PROJECT, o.quota.project);
         *f = Features { incompat: Incompat::JOURNAL_DEV, ro_compat, ..Features::default() };
         return Ok(());
     }

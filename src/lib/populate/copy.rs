@@ -23,6 +23,8 @@ use crate::units::{Fsblk, Lblk};
 
 /// Bytes of a thread's buffer, a multiple of every block size.
 const BUFFER: usize = 512 * 1024;
+/// Least bytes for which the host is asked to copy itself.
+const HOST_LEAST: u64 = 64 << 10;
 /// Bytes of data that a thread takes at once.
 const PIECE: u64 = 4 << 20;
 /// Files that a thread takes at once.
@@ -154,6 +156,7 @@ impl Copier<'_> {
             buf: vec![0; BUFFER],
             at: 0,
             fill: 0,
+            host_copies: true,
             found: Copied { xattrs: Vec::new(), inline: HashMap::new() },
         };
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -187,6 +190,8 @@ struct Worker<'a> {
     /// Byte of the image where the buffer goes.
     at: u64,
     fill: usize,
+    /// The host has not refused to copy from file to file.
+    host_copies: bool,
     found: Copied,
 }
 
@@ -269,6 +274,13 @@ impl Worker<'_> {
             let end = (offset + u64::from(e.len) * bs).min(size);
             let mut block = e.pblk.0;
             while offset < end {
+                let by_host = self.copied_by_host(block * bs, offset, end - offset)?;
+                offset += by_host;
+                block += by_host / bs;
+                copied += by_host;
+                if offset == end {
+                    break;
+                }
                 if self.fill == BUFFER || self.at + self.fill as u64 != block * bs {
                     self.flush()?;
                     self.at = block * bs;
@@ -287,6 +299,21 @@ impl Worker<'_> {
         }
         self.all.progress.advance(copied);
         Ok(())
+    }
+
+    /// Let the host copy whole blocks of a large piece of the open file itself; how many bytes it copied.
+    fn copied_by_host(&mut self, at: u64, offset: u64, len: u64) -> Result<u64> {
+        let bs = self.all.plan.block_size;
+        let whole = len / bs * bs;
+        if !self.host_copies || whole < HOST_LEAST || self.reader.host_range().is_none() {
+            return Ok(0);
+        }
+        self.flush()?;
+        let Some((file, start)) = self.reader.host_range() else { return Ok(0) };
+        let done = self.all.dev.copy_from(file, start + offset, at, whole)?;
+        // A host that refused once is not asked again.
+        self.host_copies = done == whole;
+        Ok(done / bs * bs)
     }
 
     /// Room in the buffer for `len` bytes that go to `block`.

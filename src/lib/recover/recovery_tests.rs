@@ -30,7 +30,7 @@ fn image(features: &str) -> Arc<MemoryDevice> {
     let mut o = Options::new(Size::Device(16 << 20), [0x5a; 16], [0x33; 16], Timestamp::from_secs(1_700_000_000));
     o.block_size = Some(1024);
     o.features.extend(FeatureEdit::parse_list(features).unwrap());
-    parse::journal(&mut o, "size=2").unwrap();
+    parse::journal(&mut o, &mut parse::Extra::default(), "size=2").unwrap();
     let device = Arc::new(MemoryDevice::new(16 << 20));
     Draft::new(Layout::new(&o).unwrap()).unwrap().write(&*device, true).unwrap();
     device

@@ -37,8 +37,8 @@ struct Line {
     /// `None` where the stem is all of it.
     rest: Option<Regex>,
     kind: Option<FileType>,
-    /// `None` for no context.
-    context: Option<Vec<u8>>,
+    /// Empty for no context.
+    context: Vec<u8>,
 }
 
 impl FileContexts {
@@ -72,10 +72,10 @@ impl FileContexts {
     }
 
     /// The value of the attribute for the file at `path` (below the root, without a leading slash); `None` where no line matches,
-    /// `Some(None)` where it shall have none.
-    fn of(&self, path: &[u8], kind: Option<FileType>) -> Option<Option<&[u8]>> {
+    /// an empty one where it shall have none.
+    fn of(&self, path: &[u8], kind: Option<FileType>) -> Option<&[u8]> {
         if let (Some(root), true) = (&self.root, path.is_empty()) {
-            return Some(Some(root));
+            return Some(root);
         }
         let path = [b"/", path].concat();
         // Bytes as characters of the same number: names need not be UTF-8.
@@ -89,7 +89,7 @@ impl FileContexts {
                     Some(regex) => regex.is_match(text.get_or_insert_with(|| latin(&path))),
                 }
         });
-        line.map(|l| l.context.as_deref())
+        line.map(|l| l.context.as_slice())
     }
 }
 
@@ -122,7 +122,7 @@ impl Line {
             let text = format!("(?s)^(?:{})$", latin(pattern.as_bytes()));
             Some(Regex::new(&text).map_err(|_| "a regular expression")?)
         };
-        let context = (context != "<<none>>").then(|| [context.as_bytes(), b"\0"].concat());
+        let context = if context == "<<none>>" { Vec::new() } else { [context.as_bytes(), b"\0"].concat() };
         Ok(Self { stem, rest, kind: kind.transpose()?, context })
     }
 }
@@ -217,9 +217,9 @@ impl Labeller<'_> {
         let kind = self.tree.node(id).map(super::tree::Node::file_type);
         if let Some(context) = self.contexts.of(&self.tree.path(id), kind) {
             attrs.retain(|(name, _)| name != NAME);
-            if let Some(value) = context {
+            if !context.is_empty() {
                 let at = attrs.partition_point(|(name, _)| name.as_slice() < NAME);
-                attrs.insert(at, (NAME.to_vec(), value.to_vec()));
+                attrs.insert(at, (NAME.to_vec(), context.to_vec()));
             }
         }
         attrs
@@ -238,6 +238,10 @@ impl Reader for Labeller<'_> {
 
     fn host_file(&self) -> Option<BorrowedFd<'_>> {
         self.inner.host_file()
+    }
+
+    fn host_range(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.inner.host_range()
     }
 
     fn xattrs(&mut self) -> Result<Xattrs> {
@@ -315,9 +319,10 @@ mod tests {
         let c = FileContexts::parse(text).unwrap();
         let file = Some(FileType::Regular);
         let of = |path: &str, kind| {
-            c.of(path.as_bytes(), kind).map(|v| v.map(|v| String::from_utf8_lossy(&v[13..v.len() - 4]).into_owned()))
+            let name = |v: &[u8]| v.get(13..v.len().saturating_sub(4)).map(|v| String::from_utf8_lossy(v).into_owned());
+            c.of(path.as_bytes(), kind).map(|v| name(v).unwrap_or_default())
         };
-        let some = |name: &str| Some(Some(name.to_owned()));
+        let some = |name: &str| Some(name.to_owned());
         assert_eq!(of("", Some(FileType::Directory)), some("all"));
         assert_eq!(of("bin", Some(FileType::Directory)), some("bin"));
         assert_eq!(of("bin/sh", file), some("bin"));
@@ -328,11 +333,11 @@ mod tests {
         assert_eq!(of("dev/null", Some(FileType::CharDevice)), some("dev"));
         assert_eq!(of("lib.so", file), some("lib"));
         assert_eq!(of("libxso", file), some("all"));
-        assert_eq!(of("proc", Some(FileType::Directory)), Some(None));
+        assert_eq!(of("proc", Some(FileType::Directory)), some(""));
         assert_eq!(of("b/x", file), some("either"));
         assert_eq!(of("c/y", file), some("either"));
         assert_eq!(of("opt/vendor/x", file), some("opt"));
-        assert_eq!(c.of(b"\xff\n", file).flatten().map(<[u8]>::len), Some(20));
+        assert_eq!(c.of(b"\xff\n", file).map(<[u8]>::len), Some(20));
         assert!(FileContexts::parse("/bin u:r:c:s0").unwrap().of(b"x", file).is_none());
         for bad in ["/x", "/x -z c", "/( c", "a b c d"] {
             assert!(FileContexts::parse(bad).is_err(), "{bad}");

@@ -70,6 +70,11 @@ pub trait Reader {
         None
     }
 
+    /// A file of the host that has the node's content from some byte on, and that byte, where there is one.
+    fn host_range(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.host_file().map(|file| (file, 0))
+    }
+
     /// The extended attributes of the node, sorted by name; names and values as the host gives them.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! implied directory where the layers below have a symbolic link goes where the link leads, as in a chroot.
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
 use super::forest::{Body, Forest, Item, ItemId, ROOT};
@@ -223,6 +224,10 @@ impl Reader for LayerReader<'_> {
             Some(reader) => reader.read(offset, buf),
             None => Err(Error::IsDirectory { path: Vec::new() }),
         }
+    }
+
+    fn host_range(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.current.and_then(|l| self.readers.get(l))?.host_range()
     }
 
     fn xattrs(&mut self) -> Result<Xattrs> {

@@ -28,14 +28,22 @@ pub(super) struct Feed<'a> {
 }
 
 enum Origin<'a> {
-    File { file: &'a File, base: u64 },
-    Stream { stream: Box<dyn Read + Send>, spool: &'a File },
+    File {
+        file: &'a File,
+        base: u64,
+        /// Where it ends, once that was asked for.
+        end: Option<u64>,
+    },
+    Stream {
+        stream: Box<dyn Read + Send>,
+        spool: &'a File,
+    },
 }
 
 impl<'a> Feed<'a> {
     /// From byte `base` of a file.
     pub(super) fn file(file: &'a File, base: u64) -> Self {
-        Self::new(Origin::File { file, base }, FILE_WINDOW)
+        Self::new(Origin::File { file, base, end: None }, FILE_WINDOW)
     }
 
     /// From a stream, which is kept in `spool`.
@@ -55,7 +63,7 @@ impl<'a> Feed<'a> {
     fn rest(&mut self) -> io::Result<&[u8]> {
         while self.pos >= self.window_at + self.filled as u64 {
             match &mut self.from {
-                Origin::File { file, base } => {
+                Origin::File { file, base, .. } => {
                     self.filled = read_full(|b, at| file.read_at(b, *base + self.pos + at), &mut self.window)?;
                     self.window_at = self.pos;
                 }
@@ -98,9 +106,13 @@ impl<'a> Feed<'a> {
     /// Pass over `len` bytes; `false` where the archive ends before.
     pub(super) fn skip(&mut self, len: u64) -> io::Result<bool> {
         let Some(to) = self.pos.checked_add(len) else { return Ok(false) };
-        if let Origin::File { file, base } = &self.from {
+        if let Origin::File { file, base, end } = &mut self.from {
             self.pos = to;
-            return Ok(to <= file.metadata()?.len().saturating_sub(*base));
+            let known = match *end {
+                Some(known) => known,
+                None => *end.insert(file.metadata()?.len().saturating_sub(*base)),
+            };
+            return Ok(to <= known);
         }
         while self.pos < to {
             let n = self.rest()?.len() as u64;

@@ -29,13 +29,11 @@ impl Header {
     /// Whether the checksum is right: the sum of the bytes, its own field taken as spaces. Old programs took them as signed.
     pub(crate) fn is_valid(&self) -> bool {
         let Ok(stored) = number(self.field::<8>(148), "checksum") else { return false };
-        let (mut unsigned, mut signed) = (0i64, 0i64);
-        for (i, b) in self.0.iter().enumerate() {
-            let b = if (148..156).contains(&i) { b' ' } else { *b };
-            unsigned += i64::from(b);
-            signed += i64::from(b as i8);
-        }
-        stored == unsigned || stored == signed
+        let sum = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b)).sum::<u32>();
+        let negative = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b >> 7)).sum::<u32>();
+        let field = self.field::<8>(148);
+        let unsigned = i64::from(sum(&self.0) - sum(field)) + 8 * i64::from(b' ');
+        stored == unsigned || stored == unsigned - 256 * i64::from(negative(&self.0) - negative(field))
     }
 
     fn is_gnu(&self) -> bool {

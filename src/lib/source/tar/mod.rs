@@ -1,8 +1,8 @@
 //! A tar archive as a source: old, ustar, GNU and pax; plain, or packed with gzip, zstd or xz.
 //!
 //! Owners, times (with fractions), extended attributes, access control lists, long names, hard links, devices and holes are
-//! kept. Owners are the archive's numbers, never its names. A later entry takes the place of an earlier one of the same
-//! name. A plain file is read in place; a packed one, and one from a pipe, goes through a temporary file without a name.
+//! kept. Owners are the archive's numbers; names count where the caller gives them numbers.
+//! A later entry takes the place of an earlier one of the same name. A plain file is read in place; a packed one, and one from a pipe, goes through a temporary file without a name.
 
 mod acl;
 mod feed;
@@ -15,9 +15,10 @@ mod unpack;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::rules::Exclude;
 use super::tree::{Attributes, Data, NodeId, Segment, Tree};
@@ -153,10 +154,10 @@ impl TarFile {
         self
     }
 
-    /// Users and groups that the archive names get the numbers that these names have.
+    /// Users and groups that the archive names, also in access control lists, get the numbers that these names have.
     #[must_use]
     pub fn naming(mut self, names: Option<OwnerNames>) -> Self {
-        self.wanted.names = names;
+        self.wanted.names = names.map(Arc::new);
         self
     }
 
@@ -307,6 +308,11 @@ impl Reader for TarReader<'_> {
             Data::Sparse(i) => self.read_sparse(self.tree.segments(i), offset, buf),
             _ => self.read_at(n.stamp + offset, buf),
         }
+    }
+
+    fn host_range(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        let node = self.tree.node(self.node).filter(|n| matches!(n.data, Data::File))?;
+        Some((self.listed.file.as_fd(), self.listed.base.checked_add(node.stamp)?))
     }
 
     fn xattrs(&mut self) -> Result<Xattrs> {

@@ -4,10 +4,12 @@
 //! write them, access control lists as text. Others are about what an inode does not hold, and are passed over.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::acl;
 use crate::env::Timestamp;
 use crate::error::EntryFlaw;
+use crate::source::OwnerNames;
 use crate::source::tree::Segment;
 
 /// Pieces of a sparse file at most.
@@ -28,6 +30,8 @@ pub(super) struct Records {
     pub(super) ctime: Option<Timestamp>,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) sparse: Sparse,
+    /// For the names in access control lists.
+    pub(super) names: Option<Arc<OwnerNames>>,
 }
 
 /// What they say about its holes.
@@ -99,7 +103,7 @@ impl Records {
     /// A list as an attribute, unless the attribute is there itself.
     fn acl(&mut self, name: &[u8], text: &[u8]) -> Flawed<()> {
         if !text.is_empty() && !self.xattrs.contains_key(name) {
-            let list = acl::parse(text).ok_or_else(|| EntryFlaw::Acl { text: text.to_vec() })?;
+            let list = acl::parse(text, self.names.as_deref()).ok_or_else(|| EntryFlaw::Acl { text: text.to_vec() })?;
             self.xattrs.insert(name.to_vec(), list.encode_host());
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::feed::Feed;
 use super::header::{BLOCK, Header, text};
@@ -43,7 +44,7 @@ pub(super) struct Wanted {
     pub(super) times: bool,
     pub(super) owner: Option<(u32, u32)>,
     /// Names count before numbers, where they are among these.
-    pub(super) names: Option<OwnerNames>,
+    pub(super) names: Option<Arc<OwnerNames>>,
     pub(super) implied: Attributes,
 }
 
@@ -73,7 +74,7 @@ impl<'a> Scan<'a> {
     pub(super) fn new(archive: &'a Path, feed: Feed<'a>, wanted: Wanted) -> Self {
         let forest = Forest::new(wanted.implied);
         let out = Scanned { forest, sets: Vec::new() };
-        let global = Records::default();
+        let global = Records { names: wanted.names.clone(), ..Records::default() };
         Self { archive, feed, wanted, out, set_of: HashMap::new(), global, start: 0, path: Vec::new() }
     }
 
@@ -264,17 +265,16 @@ impl<'a> Scan<'a> {
     }
 
     fn attributes(&self, header: &Header, records: &Records) -> Result<Attributes> {
-        let (uid, gid) = match self.wanted.owner {
-            Some(owner) => owner,
-            None => {
-                let names = self.wanted.names.as_ref();
-                let (user, group) = header.owner_names();
-                let user = records.user.as_deref().unwrap_or(user);
-                let group = records.group.as_deref().unwrap_or(group);
-                let uid = names.and_then(|n| n.user(user)).or(records.uid);
-                let gid = names.and_then(|n| n.group(group)).or(records.gid);
-                (uid.map_or_else(|| self.check(header.uid()), Ok)?, gid.map_or_else(|| self.check(header.gid()), Ok)?)
-            }
+        let (uid, gid) = if let Some(owner) = self.wanted.owner {
+            owner
+        } else {
+            let names = self.wanted.names.as_ref();
+            let (user, group) = header.owner_names();
+            let user = records.user.as_deref().unwrap_or(user);
+            let group = records.group.as_deref().unwrap_or(group);
+            let uid = names.and_then(|n| n.user(user)).or(records.uid);
+            let gid = names.and_then(|n| n.group(group)).or(records.gid);
+            (uid.map_or_else(|| self.check(header.uid()), Ok)?, gid.map_or_else(|| self.check(header.gid()), Ok)?)
         };
         let mtime = match records.mtime {
             Some(t) => t,
