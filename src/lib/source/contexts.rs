@@ -319,7 +319,7 @@ mod tests {
         let c = FileContexts::parse(text).unwrap();
         let file = Some(FileType::Regular);
         let of = |path: &str, kind| {
-            let name = |v: &[u8]| v.get(13..v.len().saturating_sub(4)).map(|v| String::from_utf8_lossy(v).into_owned());
+            let name = |v: &[u8]| v.get(11..v.len().saturating_sub(4)).map(|v| String::from_utf8_lossy(v).into_owned());
             c.of(path.as_bytes(), kind).map(|v| name(v).unwrap_or_default())
         };
         let some = |name: &str| Some(name.to_owned());
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(of("b/x", file), some("either"));
         assert_eq!(of("c/y", file), some("either"));
         assert_eq!(of("opt/vendor/x", file), some("opt"));
-        assert_eq!(c.of(b"\xff\n", file).map(<[u8]>::len), Some(20));
+        assert_eq!(c.of(b"\xff\n", file).map(<[u8]>::len), Some(18));
         assert!(FileContexts::parse("/bin u:r:c:s0").unwrap().of(b"x", file).is_none());
         for bad in ["/x", "/x -z c", "/( c", "a b c d"] {
             assert!(FileContexts::parse(bad).is_err(), "{bad}");
