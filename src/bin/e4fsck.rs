@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use ext4kit::check::{
     self, Answers, Ask, BadBlocks, CheckOptions, Finding, Journal, JsonSink, Medium, Optimise, PROBLEMS, Pass, Problem,
-    Reason, RepairOptions, Repaired, Sink, TextSink,
+    Reason, RepairOptions, Repaired, Sink, TextSink, UNCOVERED, Why,
 };
 use ext4kit::cli::{self, Failure, FsckExit, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, ImageSpec, UndoDevice, undo};
@@ -28,7 +28,7 @@ use serde_json::json;
 #[expect(clippy::struct_excessive_bools, reason = "one per option of e2fsck")]
 struct Args {
     /// The image.
-    #[arg(required_unless_present = "problems")]
+    #[arg(required_unless_present_any = ["problems", "uncovered"])]
     image: Option<PathBuf>,
     /// Change nothing; answer all questions with no.
     #[arg(short = 'n', conflicts_with_all = ["yes", "preen", "auto"])]
@@ -110,6 +110,9 @@ struct Args {
     /// Print the table of problems and nothing else.
     #[arg(long)]
     problems: bool,
+    /// Print the codes of e2fsck's table that have no row of their own, with the reasons, and nothing else.
+    #[arg(long, conflicts_with = "problems")]
+    uncovered: bool,
     /// Threads; 0 for as many as the machine has.
     #[arg(long, value_name = "N", default_value_t = 0)]
     jobs: usize,
@@ -222,6 +225,9 @@ fn main() -> ExitCode {
 fn run(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
     if args.problems {
         return list_problems(args, session);
+    }
+    if args.uncovered {
+        return list_uncovered(args, session);
     }
     check_arguments(args)?;
     let Some(image) = &args.image else { return Err(Failure::Usage("which image?".into())) };
@@ -546,6 +552,22 @@ fn list_problems(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
             _ => "",
         };
         writeln!(out, "{:<10} {code:<8} {mark:<8} {:?}: {}", row.problem.id(), row.problem, row.text)?;
+    }
+    Ok(FsckExit::empty())
+}
+
+fn list_uncovered(args: &Args, session: &Session) -> Result<FsckExit, Failure> {
+    let mut out = session.out();
+    if args.json {
+        writeln!(out, "{:#}", serde_json::to_value(UNCOVERED)?)?;
+        return Ok(FsckExit::empty());
+    }
+    for code in UNCOVERED {
+        let why = match code.why {
+            Why::Within(p) => p.id(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        writeln!(out, "{:#08x} {why:<10} {}", code.e2fsck, code.reason)?;
     }
     Ok(FsckExit::empty())
 }

@@ -225,9 +225,15 @@ impl<J: Judge> Walk<'_, '_, J> {
         };
         let header = extent_header(&bytes).filter(|(n, d)| *d == depth - 1 && (*d == 0 || *n > 0));
         let Some((entries, child_depth)) = header else {
-            self.raise(P::ExtentHeaderInvalid, block, lblk, 0)?;
+            // What lies on metadata is no node of anybody's.
+            let p = if child_judge { P::ExtentHeaderInvalid } else { P::ExtentIterateFailure };
+            self.raise(p, block, lblk, 0)?;
             return Ok(());
         };
+        if entries == 0 && self.is_sole_leaf() {
+            self.raise(P::ExtentIterateFailure, block, lblk, 0)?;
+            return Ok(());
+        }
         let first = u64::from(le32(&bytes, ENTRY_SIZE));
         if entries > 0 && first != lblk {
             self.judge
@@ -247,6 +253,11 @@ impl<J: Judge> Walk<'_, '_, J> {
         self.out.push(self.ctx.geo.cluster_start(self.ctx.geo.cluster_of(Fsblk(block))).0, self.ratio());
         self.out.clusters += 1;
         Ok(())
+    }
+
+    /// Whether the tree is one index entry and its leaf.
+    fn is_sole_leaf(&self) -> bool {
+        extent_header(self.v.area()) == Some((1, 1))
     }
 
     fn ratio(&self) -> u64 {

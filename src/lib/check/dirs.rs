@@ -1,10 +1,11 @@
 //! Pass 2 for one directory: its blocks, entries and index.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::blocks::{Claims, Run, Walk};
 use super::index::{Index, Kind, MAX_BLOCKS};
-use super::inode::{device_is_sound, has_block_map, symlink_is_sound};
+use super::inode::{HURD, device_is_sound, has_block_map, symlink_is_sound};
 use super::names::NameSet;
 use super::problem::Problem as P;
 use super::report::Finding;
@@ -68,6 +69,8 @@ struct Shape {
     folded: bool,
     strict: bool,
     indexed: bool,
+    /// By which policy it is encrypted.
+    policy: Option<xattrs::EncryptionPolicy>,
 }
 
 /// One directory being checked.
@@ -117,6 +120,7 @@ impl<J: Judge> DirCheck<'_, '_, J> {
             folded,
             strict: folded && self.ctx.sb.encoding_flags.get() & STRICT != 0,
             indexed: self.v.has(InodeFlags::INDEX) && f.compat.contains(Compat::DIR_INDEX),
+            policy: encrypted.then(|| xattrs::encryption_policy(self.ctx, self.v)).flatten(),
         }
     }
 
@@ -198,7 +202,7 @@ impl<J: Judge> DirCheck<'_, '_, J> {
                 }
             } else if htree::verify(&bytes, seed).is_err() {
                 let p = if kind == Kind::Root { P::HtreeRootCsum } else { P::HtreeNodeCsum };
-                self.judge.raise(self.finding(p).lblk(lblk))?;
+                self.out.index.given_up |= self.judge.raise(self.finding(p).lblk(lblk))?;
             }
         }
         let part = bytes.get(..limit).unwrap_or(&bytes);
@@ -224,7 +228,7 @@ impl<J: Judge> DirCheck<'_, '_, J> {
             let levels = byte(30);
             let most = if self.ctx.geo.features.incompat.contains(Incompat::LARGEDIR) { 3 } else { 2 };
             if le32(bytes, 24) != 0 || byte(29) < 8 || levels >= most {
-                self.judge.raise(self.finding(P::HtreeBadRootNode))?;
+                self.out.index.given_up |= self.judge.raise(self.finding(P::HtreeBadRootNode))?;
             }
             let version = HashVersion::from_disk(byte(28), self.ctx.sb.misc_flags());
             self.out.index.hasher = version.and_then(|v| self.ctx.vol.dir_hasher(v));
@@ -363,8 +367,9 @@ impl<J: Judge> DirCheck<'_, '_, J> {
     fn entry(&mut self, shape: Shape, e: &Entry<'_>, lblk: u64) -> Result<(), Stop> {
         let ctx = self.ctx;
         let other = e.state > 1;
-        if other && e.ino == self.v.ino {
-            self.judge.raise(self.entry_finding(P::LinkDot, e))?;
+        // An entry that goes need not be looked at any more.
+        if other && e.ino == self.v.ino && self.judge.raise(self.entry_finding(P::LinkDot, e))? {
+            return Ok(());
         }
         let unnameable = (e.ino != Ino::ROOT && e.ino.0 < ctx.geo.first_ino)
             || e.ino.0 > ctx.geo.inodes_count
@@ -384,13 +389,19 @@ impl<J: Judge> DirCheck<'_, '_, J> {
             Some(P::LinkRoot)
         } else if other && e.name.is_empty() {
             Some(P::NullName)
+        } else if other && self.holds_value(e.ino) {
+            Some(P::EaInodeDirLink)
         } else {
             None
         };
-        if let Some(p) = problem {
-            self.judge.raise(self.entry_finding(p, e))?;
+        if let Some(p) = problem
+            && self.judge.raise(self.entry_finding(p, e))?
+        {
+            return Ok(());
         }
-        self.target(e, n)?;
+        if self.target(e, n)? {
+            return Ok(());
+        }
         self.file_type(shape, e, n)?;
         if other {
             self.name(shape, e, n)?;
@@ -399,28 +410,53 @@ impl<J: Judge> DirCheck<'_, '_, J> {
             }
         }
         if !self.out.names.insert(e.name, shape.strict && !shape.encrypted) {
-            self.judge.raise(self.finding(P::ReportDupDirent).name(e.name).lblk(lblk))?;
+            // Without the key there is no other name to give.
+            let twice = if shape.encrypted {
+                self.entry_finding(P::DupEncrypted, e)
+            } else {
+                self.finding(P::ReportDupDirent).name(e.name).lblk(lblk)
+            };
+            if self.judge.raise(twice)? && shape.encrypted {
+                return Ok(());
+            }
         }
         self.out.refs.push(e.ino);
         Ok(())
     }
 
-    /// The inode that an entry names.
-    fn target(&mut self, e: &Entry<'_>, n: u8) -> Result<(), Stop> {
+    /// Whether an inode holds an attribute's value, and is nobody's file.
+    fn holds_value(&self, ino: Ino) -> bool {
+        let ctx = self.ctx;
+        ctx.values.contains(&ino)
+            && ctx.vol.raw_inode(ino).is_ok_and(|inode| inode.flags().contains(InodeFlags::EA_INODE))
+    }
+
+    /// The inode that an entry names. `true`: it is not in use, and the entry goes.
+    fn target(&mut self, e: &Entry<'_>, n: u8) -> Result<bool, Stop> {
         let ctx = self.ctx;
         if n & note::USED != 0 {
+            if ctx.stale_lazy.load(Relaxed) {
+                self.hidden(e)?;
+            }
             if n & note::BAD != 0 {
                 self.bad_inode(e.ino)?;
             }
-            return Ok(());
+            return Ok(false);
         }
+        self.hidden(e)?;
+        self.judge.raise(self.entry_finding(P::UnusedInode, e))
+    }
+
+    /// The inode that an entry names is in a part of the table that its group says was never used.
+    fn hidden(&mut self, e: &Entry<'_>) -> Result<(), Stop> {
+        let ctx = self.ctx;
         let mut missed = None;
         if let Ok((group, index)) = ctx.geo.inode_place(e.ino)
             && let Ok(desc) = ctx.vol.group(group)
         {
             if desc.bg_flags().contains(BgFlags::INODE_UNINIT) {
                 missed = Some((P::InoRefUninit, group));
-            } else if index >= ctx.inodes_to_scan(group) {
+            } else if index >= ctx.geo.inodes_per_group.saturating_sub(desc.itable_unused()) {
                 missed = Some((P::InoRefUnused, group));
             }
         }
@@ -429,7 +465,6 @@ impl<J: Judge> DirCheck<'_, '_, J> {
             f.place.group = Some(group);
             self.judge.raise(f)?;
         }
-        self.judge.raise(self.entry_finding(P::UnusedInode, e))?;
         Ok(())
     }
 
@@ -460,6 +495,8 @@ impl<J: Judge> DirCheck<'_, '_, J> {
             let plain = n & note::ENCRYPTED == 0 && matches!(n & note::TYPE, 1 | 2 | 7);
             if plain && n & note::USED != 0 {
                 self.judge.raise(self.entry_finding(P::UnencryptedFile, e))?;
+            } else if n & note::ENCRYPTED != 0 && self.other_policy(shape, e.ino) {
+                self.judge.raise(self.entry_finding(P::EncryptionPolicy, e))?;
             }
             return Ok(());
         }
@@ -470,6 +507,14 @@ impl<J: Judge> DirCheck<'_, '_, J> {
             self.judge.raise(self.entry_finding(P::BadName, e))?;
         }
         Ok(())
+    }
+
+    /// Whether an inode is encrypted by another policy than the directory.
+    fn other_policy(&self, shape: Shape, ino: Ino) -> bool {
+        let Some(own) = shape.policy else { return false };
+        let Ok(slot) = self.ctx.vol.raw_inode(ino) else { return false };
+        let policy = View::new(ino, slot.as_bytes()).and_then(|v| xattrs::encryption_policy(self.ctx, &v));
+        policy.is_some_and(|p| p != own)
     }
 
     /// An entry for a directory: nobody else may have one.
@@ -492,8 +537,8 @@ impl<J: Judge> DirCheck<'_, '_, J> {
         let f = ctx.geo.features;
         let c = v.core();
         let num = |p: P, n: u64| Finding::inode(p, ino).num(n);
-        if v.file_acl().0 != 0 && !f.compat.contains(Compat::EXT_ATTR) {
-            self.judge.raise(num(P::FileAclNonzero, v.file_acl().0))?;
+        if v.file_acl(ctx.geo).0 != 0 && !f.compat.contains(Compat::EXT_ATTR) {
+            self.judge.raise(num(P::FileAclNonzero, v.file_acl(ctx.geo).0))?;
         }
         let inline = xattrs::in_body(&v, xattr::INDEX_SYSTEM, b"data").map(|d| (BLOCK_LEN + d.len()) as u64);
         let problem = match v.file_type() {
@@ -511,14 +556,23 @@ impl<J: Judge> DirCheck<'_, '_, J> {
         if c.obso_faddr.get() != 0 {
             self.judge.raise(num(P::FaddrNonzero, c.obso_faddr.get().into()))?;
         }
-        if !f.ro_compat.contains(RoCompat::HUGE_FILE) && c.blocks_high.get() != 0 {
+        let [frag, fsize] = c.blocks_high.get().to_le_bytes();
+        let hurd = ctx.sb.creator_os.get() == HURD;
+        if hurd && frag != 0 {
+            self.judge.raise(num(P::FragNonzero, frag.into()))?;
+        }
+        if hurd && fsize != 0 {
+            self.judge.raise(num(P::FsizeNonzero, fsize.into()))?;
+        }
+        if !hurd && !f.ro_compat.contains(RoCompat::HUGE_FILE) && c.blocks_high.get() != 0 {
             self.judge.raise(num(P::BlocksHiNonzero, c.blocks_high.get().into()))?;
         }
-        if !f.incompat.contains(Incompat::BIT64) && c.file_acl_high.get() != 0 {
+        if !hurd && !f.incompat.contains(Incompat::BIT64) && c.file_acl_high.get() != 0 {
             self.judge.raise(num(P::FileAclHiNonzero, c.file_acl_high.get().into()))?;
         }
-        if f.compat.contains(Compat::EXT_ATTR) && v.file_acl().0 != 0 && !ctx.geo.has_block(v.file_acl()) {
-            self.judge.raise(Finding::inode(P::FileAclBad, ino).block(v.file_acl()))?;
+        if f.compat.contains(Compat::EXT_ATTR) && v.file_acl(ctx.geo).0 != 0 && !ctx.geo.has_block(v.file_acl(ctx.geo))
+        {
+            self.judge.raise(Finding::inode(P::FileAclBad, ino).block(v.file_acl(ctx.geo)))?;
         }
         let big = !f.incompat.contains(Incompat::LARGEDIR) && v.is(FileType::Directory);
         if big && c.size_high.get() != 0 {

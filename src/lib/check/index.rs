@@ -49,6 +49,8 @@ struct Slot {
 /// The index of a directory.
 #[derive(Default)]
 pub(super) struct Index {
+    /// It is written anew: what else is wrong with it does not matter.
+    pub(super) given_up: bool,
     slots: Vec<Slot>,
     depth: u16,
     /// The hash function of the names; `None` where names cannot be hashed.
@@ -59,6 +61,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn start(&mut self, blocks: u64) {
+        self.given_up = false;
         self.slots.clear();
         self.slots.resize(blocks as usize, Slot::default());
         self.depth = 0;
@@ -102,14 +105,18 @@ impl Index {
         at: usize,
         checksums: bool,
     ) -> Result<(), Stop> {
+        if self.given_up {
+            return Ok(());
+        }
+        let mut gone = false;
         let finding = |p: P| Finding::inode(p, dir).lblk(lblk);
         let (limit, count) = (usize::from(le16(block, at)), usize::from(le16(block, at + 2)));
         let room = block.len().saturating_sub(at + if checksums { TAIL } else { 0 }) / ENTRY;
         if limit != room {
-            judge.raise(finding(P::HtreeBadLimit).num(limit as u64))?;
+            gone |= judge.raise(finding(P::HtreeBadLimit).num(limit as u64))?;
         }
         if count > room {
-            judge.raise(finding(P::HtreeBadCount).num(count as u64))?;
+            gone |= judge.raise(finding(P::HtreeBadCount).num(count as u64))?;
         }
         let count = count.min(room);
         let entry = |i: usize| {
@@ -118,13 +125,16 @@ impl Index {
         };
         let (mut min, mut max, mut before) = (u32::MAX, 0, 0);
         for i in 0..count {
+            if gone {
+                break;
+            }
             let (hash, to) = entry(i);
             if to as usize >= self.slots.len() {
-                judge.raise(finding(P::HtreeBadBlock).num(to))?;
+                gone |= judge.raise(finding(P::HtreeBadBlock).num(to))?;
                 continue;
             }
             if hash < before {
-                judge.raise(finding(P::HtreeHashOrder))?;
+                gone |= judge.raise(finding(P::HtreeHashOrder))?;
             }
             before = hash;
             let previous = if i == 0 { 0 } else { entry(i - 1).1 };
@@ -146,6 +156,7 @@ impl Index {
         if let Some(s) = self.slots.get_mut(lblk as usize) {
             (s.min, s.max) = (min, max);
         }
+        self.given_up |= gone;
         Ok(())
     }
 
@@ -187,6 +198,9 @@ impl Index {
 
     /// All blocks were looked at: does the index fit them?
     pub(super) fn finish<J: Judge>(&mut self, judge: &mut J, dir: Ino) -> Result<(), Stop> {
+        if self.given_up {
+            return Ok(());
+        }
         if let Some(root) = self.slots.first_mut() {
             root.twice |= root.referenced;
             root.referenced = true;

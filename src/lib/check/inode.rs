@@ -319,8 +319,10 @@ impl<J: Judge> Check<'_, '_, J> {
         let big_dir = !f.incompat.contains(Incompat::LARGEDIR) && v.is(FileType::Directory) && c.size_high.get() != 0;
         let not_hurd = ctx.sb.creator_os.get() != HURD;
         let acl_high = !f.incompat.contains(Incompat::BIT64) && c.file_acl_high.get() != 0;
+        // The Hurd keeps fragments where others have the high part of the block count.
+        let fragments = !not_hurd && c.blocks_high.get() != 0;
         let blocks_high = !f.ro_compat.contains(RoCompat::HUGE_FILE) && c.blocks_high.get() != 0;
-        if c.obso_faddr.get() != 0 || big_dir || (not_hurd && (acl_high || blocks_high)) {
+        if c.obso_faddr.get() != 0 || big_dir || fragments || (not_hurd && (acl_high || blocks_high)) {
             self.out.note |= note::BAD;
         }
         if v.has(InodeFlags::IMAGIC) {
@@ -471,8 +473,8 @@ impl<J: Judge> Check<'_, '_, J> {
         if !ordinary {
             self.out.attrs.reset();
         }
-        if v.file_acl().0 != 0 {
-            let known = ctx.geo.features.compat.contains(Compat::EXT_ATTR) && ctx.geo.has_block(v.file_acl());
+        if v.file_acl(ctx.geo).0 != 0 {
+            let known = ctx.geo.features.compat.contains(Compat::EXT_ATTR) && ctx.geo.has_block(v.file_acl(ctx.geo));
             if known {
                 xattrs::block(ctx, self.judge, v, &mut self.out.attrs)?;
             } else {
@@ -509,7 +511,7 @@ impl<J: Judge> Check<'_, '_, J> {
         let mapped = matches!(v.file_type(), Some(FileType::Regular | FileType::Directory));
         if ctx.geo.features.ro_compat.contains(RoCompat::BIGALLOC)
             && mapped
-            && v.blocks_raw() > u64::from(v.file_acl().0 != 0) * (u64::from(ctx.geo.block_size) >> 9)
+            && v.blocks_raw() > u64::from(v.file_acl(ctx.geo).0 != 0) * (u64::from(ctx.geo.block_size) >> 9)
             && (v.ino == Ino::ROOT || !self.is_reserved())
             && !v.has(InodeFlags::EXTENTS | InodeFlags::INLINE_DATA)
         {
@@ -612,10 +614,7 @@ pub(super) fn has_block_map(v: &View<'_>, ctx: &Ctx<'_>) -> bool {
     match v.file_type() {
         Some(FileType::Regular | FileType::Directory) => {}
         Some(FileType::Symlink) => {
-            let acl = v.file_acl();
-            let high = ctx.geo.features.incompat.contains(Incompat::BIT64);
-            let no_attributes = if high { acl.0 == 0 } else { acl.0 as u32 == 0 };
-            if no_attributes {
+            if v.file_acl(ctx.geo).0 == 0 {
                 if v.core().blocks_lo.get() == 0 {
                     return false;
                 }

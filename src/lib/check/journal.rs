@@ -4,7 +4,7 @@ use super::clerk::Clerk;
 use super::problem::Problem as P;
 use super::report::Finding;
 use super::state::Ctx;
-use super::view::le32;
+use super::view::{le16, le32};
 use crate::device::BlockDevice;
 use crate::error::{Error, Flaw};
 use crate::format::features::{Compat, Incompat};
@@ -23,6 +23,7 @@ const SUPER_V2: u32 = 4;
 pub(super) fn run(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, lacks: bool, clerk: &mut Clerk<'_>) {
     if !lacks {
         journal(ctx, external, clerk);
+        convenience(ctx, clerk);
     }
     resize_inode(ctx, clerk);
     mmp(ctx, clerk);
@@ -71,6 +72,46 @@ pub(super) fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: 
                 clerk.report(Finding::fs(P::JournalBadSuper).what("it cannot be read"));
             }
         },
+    }
+}
+
+/// Names that a visible journal may have in the root directory.
+const JOURNAL_NAMES: [&[u8]; 4] = [b".journal", b"journal", b".journal.dat", b"journal.dat"];
+
+/// What the superblock keeps of the journal's inode: its block map, and its size with the high half first.
+pub(super) fn journal_copy(inode: &Inode) -> [u32; 17] {
+    let (area, size) = (inode.block_area(), inode.size());
+    std::array::from_fn(|i| match i {
+        15 => (size >> 32) as u32,
+        16 => size as u32,
+        _ => le32(&area, i * 4),
+    })
+}
+
+/// A sound journal that a repair makes easier to find, and harder to lose.
+#[doc(alias = "e2fsck_move_ext3_journal")]
+fn convenience(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
+    let ino = Ino(ctx.sb.journal_inum.get());
+    let internal = ctx.sb.journal_uuid == [0; 16] && ctx.geo.features.compat.contains(Compat::HAS_JOURNAL);
+    if !clerk.repairs() || !internal || journal_start(ctx, ino).is_err() {
+        return;
+    }
+    let Ok(inode) = ctx.vol.raw_inode(ino) else { return };
+    let stored = ctx.sb.jnl_blocks.map(zerocopy::little_endian::U32::get);
+    let kind = ctx.sb.jnl_backup_type;
+    if kind == 0 || (kind == 1 && stored.get(..15) != journal_copy(&inode).get(..15)) {
+        clerk.report(Finding::inode(P::BackupJournal, ino));
+    }
+    let flat = !inode.flags().contains(InodeFlags::EXTENTS) || le16(&inode.block_area(), 6) == 0;
+    let free = ctx.vol.raw_inode(Ino::JOURNAL).is_ok_and(|j| j.core().links_count.get() == 0);
+    if ino == Ino::JOURNAL || inode.core().links_count.get() != 1 || !flat || !free {
+        return;
+    }
+    let Ok(root) = ctx.vol.raw_inode(Ino::ROOT) else { return };
+    let owner = Owner { ino: Ino::ROOT, inode: &root };
+    let name = JOURNAL_NAMES.into_iter().find(|n| ctx.vol.lookup(owner, n).is_ok_and(|found| found == Some(ino)));
+    if let Some(name) = name {
+        clerk.report(Finding::inode(P::MoveJournal, ino).name(name));
     }
 }
 
@@ -127,28 +168,35 @@ fn journal_super(ctx: &Ctx<'_>, bytes: &[u8], blocks: u64, clerk: &mut Clerk<'_>
         return;
     }
     let incompat = if kind == SUPER_V2 { j.incompat() } else { JournalIncompat::empty() };
+    let unknown =
+        !JournalIncompat::SUPPORTED.contains(incompat) || (kind == SUPER_V2 && j.feature_ro_compat.get() != 0);
+    let recover = ctx.geo.features.incompat.contains(Incompat::RECOVER);
     let flaw = if j.magic.get() != jbd2::MAGIC {
         Some("magic number")
     } else if kind != SUPER_V1 && kind != SUPER_V2 {
         Some("version")
     } else if j.blocksize.get() != ctx.geo.block_size {
         Some("block size")
-    } else if !JournalIncompat::SUPPORTED.contains(incompat) || (kind == SUPER_V2 && j.feature_ro_compat.get() != 0) {
-        Some("unknown features")
     } else if kind == SUPER_V2 && j.verify_checksum().is_err() {
         Some("checksum")
+    } else if unknown {
+        Some("unknown features")
     } else if u64::from(maxlen) > blocks || maxlen < jbd2::MIN_BLOCKS {
         Some("length")
-    } else if first == 0 || first >= maxlen || start >= maxlen {
+    } else if first == 0 || first >= maxlen || (recover && start >= maxlen) {
         Some("start")
     } else {
         None
     };
     match flaw {
+        // What the log holds is in a form that others may read.
+        Some("unknown features") if recover => {
+            clerk.report(Finding::fs(P::JournalUnknownFeatures));
+        }
         Some(what) => {
             clerk.report(Finding::fs(P::JournalBadSuper).what(what));
         }
-        None if start != 0 && !ctx.geo.features.incompat.contains(Incompat::RECOVER) => {
+        None if start != 0 && !recover => {
             clerk.report(Finding::fs(P::JournalRecoveryClear));
         }
         None => {}

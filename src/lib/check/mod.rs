@@ -32,6 +32,7 @@ mod rescue;
 mod scan;
 mod state;
 mod table;
+mod uncovered;
 mod view;
 mod xattrs;
 
@@ -42,6 +43,7 @@ pub use problem::{Ask, PROBLEMS, Pass, Preen, Problem, Row};
 pub use repair::{BadBlocks, BadList, Optimise, RepairOptions, Repaired, repair};
 pub use report::{Args, Collect, Finding, JsonSink, Sink, Summary, TextSink};
 pub use scan::{Medium, bad_blocks};
+pub use uncovered::{UNCOVERED, Uncovered, Why};
 
 use crate::device::BlockDevice;
 use crate::env::Timestamp;

@@ -1,5 +1,7 @@
 //! Before the passes: the superblock's fields, the group descriptors, the blocks that they say are metadata.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::CheckOptions;
 use super::clerk::Clerk;
 use super::inode::HURD;
@@ -9,12 +11,19 @@ use super::repair::relocate::{Part, part_of};
 use super::report::Finding;
 use super::rescue::MAX_LOG_FLEX;
 use super::state::Ctx;
+use super::view::le16;
 use crate::error::Result;
 use crate::format::casefold;
-use crate::format::features::{Compat, Incompat, RoCompat};
+use crate::format::features::{Compat, Features, Incompat, RoCompat};
 use crate::format::group_desc::{BgFlags, GroupDesc};
-use crate::format::inode::GOOD_OLD_SIZE;
+use crate::format::inode::{FileType, GOOD_OLD_SIZE, InodeFlags};
+use crate::format::quota::{Quota, QuotaKind};
+use crate::format::superblock::SbFlags;
 use crate::units::{Fsblk, Group, Ino};
+use crate::volume::Owner;
+
+/// Largest quota file that is looked at, bytes.
+pub(super) const MAX_QUOTA_FILE: usize = 256 << 20;
 
 /// Check superblock and descriptors, and mark the blocks of metadata. `false`: the check cannot go on.
 pub(super) fn run(ctx: &mut Ctx<'_>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<bool> {
@@ -80,6 +89,19 @@ fn features(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     if f.compat.contains(Compat::RESIZE_INODE) && f.incompat.contains(Incompat::META_BG) {
         clerk.report(Finding::fs(P::DisableResizeInode));
     }
+    if ctx.sb.rev_level.get() == 0 && f != Features::default() {
+        clerk.report(Finding::fs(P::FeaturesInRevisionZero));
+    }
+    let flags = ctx.sb.misc_flags();
+    if clerk.repairs()
+        && f.compat.contains(Compat::DIR_INDEX)
+        && !flags.intersects(SbFlags::SIGNED_HASH | SbFlags::UNSIGNED_HASH)
+    {
+        clerk.report(Finding::fs(P::DirhashHint));
+    }
+    if flags.contains(SbFlags::TEST_FILESYS) {
+        clerk.report(Finding::fs(P::ClearTestFs));
+    }
     let reserved = ctx.sb.reserved_gdt_blocks.get();
     if !f.compat.contains(Compat::RESIZE_INODE) && reserved != 0 {
         clerk.report(Finding::fs(P::NonzeroReservedGdtBlocks).num(reserved));
@@ -103,19 +125,37 @@ fn quota_inodes(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     let sb = ctx.sb;
     let on = ctx.geo.features.ro_compat.contains(RoCompat::QUOTA);
     let files = [
-        ("user", sb.usr_quota_inum.get(), Some(Ino::USR_QUOTA)),
-        ("group", sb.grp_quota_inum.get(), Some(Ino::GRP_QUOTA)),
-        ("project", sb.prj_quota_inum.get(), None),
+        ("user", QuotaKind::User, sb.usr_quota_inum.get(), Some(Ino::USR_QUOTA)),
+        ("group", QuotaKind::Group, sb.grp_quota_inum.get(), Some(Ino::GRP_QUOTA)),
+        ("project", QuotaKind::Project, sb.prj_quota_inum.get(), None),
     ];
-    for (what, ino, reserved) in files {
-        let usual = reserved.is_some_and(|r| r.0 == ino);
+    for (what, kind, ino, reserved) in files {
+        if ino == 0 || reserved.is_some_and(|r| r.0 == ino) {
+            continue;
+        }
         let outside = ino < ctx.geo.first_ino || ino > ctx.geo.inodes_count;
         // Somebody's file: it would lose its name, were it taken for a quota file.
         let other = || ctx.vol.raw_inode(Ino(ino)).is_ok_and(|inode| inode.core().links_count.get() != 0);
-        if ino != 0 && !usual && if outside { on } else { reserved.is_some() && other() } {
+        if !outside && on && reserved.is_some_and(|r| can_hide(ctx, Ino(ino), r, kind)) {
+            clerk.report(Finding::inode(P::HideQuota, Ino(ino)).what(what));
+        } else if outside || (reserved.is_some() && other()) {
             clerk.report(Finding::inode(P::InvalidQuotaIno, Ino(ino)).what(what));
         }
     }
+}
+
+/// Whether an inode is a quota file that could have its reserved number, which nothing else has.
+#[doc(alias = "e2fsck_hide_quota")]
+fn can_hide(ctx: &Ctx<'_>, ino: Ino, reserved: Ino, kind: QuotaKind) -> bool {
+    let Ok(inode) = ctx.vol.raw_inode(ino) else { return false };
+    let free = ctx.vol.raw_inode(reserved).is_ok_and(|r| r.core().links_count.get() == 0);
+    // Blocks of a deeper tree have checksums that go with the number.
+    let flat = le16(&inode.block_area(), 6) == 0 && inode.flags().contains(InodeFlags::EXTENTS);
+    let reader =
+        || ctx.vol.reader(Owner { ino, inode: &inode }).and_then(|r| r.read_all(MAX_QUOTA_FILE)).ok().flatten();
+    free && flat
+        && inode.file_type() == Some(FileType::Regular)
+        && reader().is_some_and(|content| Quota::decode(&content, kind).is_ok())
 }
 
 /// Block 0 means that there is none: where blocks begin with 0, that is the superblock's.
@@ -163,8 +203,8 @@ fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<Vec<
         clerk.report(Finding::group(P::GroupDescCsum, group).num(desc.checksum.get()).want(want));
     }
     if !ctx.csums.has_group_desc_csum() {
-        if lazy {
-            clerk.report(Finding::group(P::GroupDescUninit, group));
+        if lazy && !clerk.report(Finding::group(P::GroupDescUninit, group)) {
+            ctx.stale_lazy.store(true, Relaxed);
         }
         return Ok(lost);
     }

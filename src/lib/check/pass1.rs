@@ -301,6 +301,7 @@ fn finish(ctx: &mut Ctx<'_>, mut total: Batch, clerk: &mut Clerk<'_>) -> Found {
             }
         }
     }
+    ctx.values = ea_refs.keys().copied().collect();
     let [_, regular, directories, chr, blk, fifo, sock, symlinks] = total.kinds;
     ctx.summary.regular = regular;
     ctx.summary.directories = directories;

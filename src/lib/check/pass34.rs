@@ -72,7 +72,15 @@ fn lost_found(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
         Ok(Some(ino)) if ctx.note(ino) & note::TYPE != note::DIRECTORY => {
             clerk.report(Finding::fs(P::LostFoundNotDir));
         }
-        Ok(Some(_)) | Err(_) => {}
+        Ok(Some(ino)) => {
+            let flags = ctx.vol.raw_inode(ino).map(|i| i.flags()).unwrap_or_default();
+            if flags.contains(InodeFlags::INLINE_DATA) {
+                clerk.report(Finding::fs(P::LostFoundInline));
+            } else if flags.contains(InodeFlags::ENCRYPT) {
+                clerk.report(Finding::fs(P::LostFoundEncrypted));
+            }
+        }
+        Err(_) => {}
     }
 }
 
@@ -86,7 +94,9 @@ fn climb(dirs: &[Dir], start: usize, state: &mut [State], way: &mut Vec<usize>, 
             Some(State::Reached) | None => break,
             Some(State::OnTheWay) => {
                 // A ring of directories.
-                unconnected(dirs, at, clerk);
+                if let Some(d) = dirs.get(at) {
+                    clerk.report(Finding::inode(P::LoopedDir, d.ino));
+                }
                 break;
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::clerk::Clerk;
+use super::pass0::MAX_QUOTA_FILE;
 use super::pass1::Found;
 use super::problem::{Pass, Problem as P};
 use super::quota::Used;
@@ -14,8 +15,6 @@ use crate::format::quota::{Quota, QuotaKind};
 use crate::units::{Ino, Lblk};
 use crate::volume::{Mapping, Owner};
 
-/// Largest quota file that is looked at, bytes.
-const MAX_QUOTA_FILE: usize = 256 << 20;
 /// Most blocks of an orphan file that are looked at.
 const MAX_ORPHAN_BLOCKS: u64 = 1 << 16;
 

@@ -87,6 +87,8 @@ pub(super) struct Ctx<'a> {
     pub(super) lost: BTreeSet<(Group, Part)>,
     /// There are inodes whose blocks are not known: they are read in another way when their flags are mended.
     pub(super) unread: AtomicBool,
+    /// Descriptors speak of unused parts, which the features do not allow, and keep on doing so.
+    pub(super) stale_lazy: AtomicBool,
     /// The descriptors are a backup's: what they say of unused parts is out of date.
     pub(super) from_backup: bool,
     /// Blocks may belong to several files.
@@ -103,6 +105,8 @@ pub(super) struct Ctx<'a> {
     pub(super) meta: Bits,
     /// Attribute blocks looked at, by block number.
     pub(super) ea_seen: Bits,
+    /// Inodes that attributes refer to as holding their values.
+    pub(super) values: BTreeSet<Ino>,
     /// Inodes, by number: see [`note`].
     pub(super) notes: Bytes,
     /// Names found less link count, by inode number.
@@ -128,6 +132,7 @@ impl<'a> Ctx<'a> {
             progress,
             lost: BTreeSet::new(),
             unread: AtomicBool::new(false),
+            stale_lazy: AtomicBool::new(false),
             from_backup: false,
             shares: geo.features.ro_compat.contains(RoCompat::SHARED_BLOCKS),
             pool,
@@ -136,6 +141,7 @@ impl<'a> Ctx<'a> {
             dup: Bits::new(clusters)?,
             meta: Bits::new(geo.blocks_count)?,
             ea_seen: Bits::new(geo.blocks_count)?,
+            values: BTreeSet::new(),
             notes: Bytes::new(inodes)?,
             balance: Counts::new(inodes)?,
             summary: Summary::default(),

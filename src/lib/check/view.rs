@@ -4,8 +4,10 @@ use zerocopy::FromBytes;
 
 use crate::env::Timestamp;
 use crate::format::csum::{Checksums, crc32c};
+use crate::format::features::Incompat;
 use crate::format::inode::{BLOCK_LEN, FileType, GOOD_OLD_SIZE, InodeCore, InodeFlags};
 use crate::units::{Fsblk, Ino};
+use crate::volume::Geometry;
 
 /// Bytes of the known fields.
 const CORE: usize = size_of::<InodeCore>();
@@ -84,8 +86,10 @@ impl<'a> View<'a> {
         self.core.blocks_lo.get() as u64 | ((self.core.blocks_high.get() as u64) << 32)
     }
 
-    pub(super) const fn file_acl(&self) -> Fsblk {
-        Fsblk(self.core.file_acl_lo.get() as u64 | ((self.core.file_acl_high.get() as u64) << 32))
+    /// The attribute block. The high part counts only in a filesystem of 64 bits.
+    pub(super) const fn file_acl(&self, geo: &Geometry) -> Fsblk {
+        let high = if geo.features.incompat.contains(Incompat::BIT64) { self.core.file_acl_high.get() } else { 0 };
+        Fsblk(self.core.file_acl_lo.get() as u64 | ((high as u64) << 32))
     }
 
     pub(super) const fn area(&self) -> &[u8; BLOCK_LEN] {

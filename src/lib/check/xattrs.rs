@@ -125,7 +125,7 @@ fn value_inode(ctx: &Ctx<'_>, v: &View<'_>, e: &Entry<'_>) -> Result<u64, Box<Fi
     } else {
         return Err(bad(P::AttrValueEaInode));
     };
-    if marked { Ok(clusters) } else { Err(bad(P::AttrNoEaInodeFlag)) }
+    if marked { Ok(clusters) } else { Err(bad(P::AttrSetEaInodeFlag)) }
 }
 
 /// Find an attribute's value in the inode's body.
@@ -148,6 +148,26 @@ fn find<'a>(bytes: &'a [u8], start: usize, index: u8, name: &[u8]) -> Option<&'a
     None
 }
 
+/// Longest encryption policy, bytes.
+const MAX_POLICY: usize = 24;
+/// Bytes at the end of a context that are each file's own.
+const NONCE: usize = 16;
+
+/// An encryption policy: a context without what is the file's own.
+pub(super) type EncryptionPolicy = [u8; MAX_POLICY];
+
+/// The policy by which an inode is encrypted; `None` where it has no context of a known shape.
+pub(super) fn encryption_policy(ctx: &Ctx<'_>, v: &View<'_>) -> Option<EncryptionPolicy> {
+    let policy = |c: &[u8]| {
+        let known = matches!((c.first(), c.len()), (Some(1), 28) | (Some(2), 40));
+        let part = c.get(..c.len().checked_sub(NONCE)?).filter(|_| known)?;
+        let mut out = [0; MAX_POLICY];
+        out.get_mut(..part.len())?.copy_from_slice(part);
+        Some(out)
+    };
+    with_encryption_context(ctx, v, policy)?
+}
+
 /// Whether the encryption context is there and of a known shape; `None` where it is missing.
 pub(super) fn encryption_context(ctx: &Ctx<'_>, v: &View<'_>) -> Option<bool> {
     let shape = |c: &[u8]| match c.first() {
@@ -156,10 +176,15 @@ pub(super) fn encryption_context(ctx: &Ctx<'_>, v: &View<'_>) -> Option<bool> {
         Some(0) | None => false,
         Some(_) => true,
     };
+    with_encryption_context(ctx, v, shape)
+}
+
+/// What `f` says of the encryption context; `None` where it is missing.
+fn with_encryption_context<T>(ctx: &Ctx<'_>, v: &View<'_>, f: impl Fn(&[u8]) -> T) -> Option<T> {
     if let Some(c) = in_body(v, xattr::INDEX_ENCRYPTION, xattr::NAME_ENCRYPTION_CONTEXT) {
-        return Some(shape(c));
+        return Some(f(c));
     }
-    let at = v.file_acl();
+    let at = v.file_acl(ctx.geo);
     if at.0 == 0 || !ctx.geo.has_block(at) {
         return None;
     }
@@ -167,7 +192,7 @@ pub(super) fn encryption_context(ctx: &Ctx<'_>, v: &View<'_>) -> Option<bool> {
     if le32(&block, 0) != MAGIC {
         return None;
     }
-    find(&block, BLOCK_HEADER, xattr::INDEX_ENCRYPTION, xattr::NAME_ENCRYPTION_CONTEXT).map(shape)
+    find(&block, BLOCK_HEADER, xattr::INDEX_ENCRYPTION, xattr::NAME_ENCRYPTION_CONTEXT).map(f)
 }
 
 /// Check the attributes in the inode's body.
@@ -237,7 +262,7 @@ fn body_entries(ctx: &Ctx<'_>, v: &View<'_>, area: &[u8], out: &mut Attributes) 
 /// Check the attribute block; what it costs goes to `out`.
 #[doc(alias = "check_ext_attr")]
 pub(super) fn block<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, out: &mut Attributes) -> Result<(), Stop> {
-    let at = v.file_acl();
+    let at = v.file_acl(ctx.geo);
     if at.0 == 0 || !ctx.geo.features.compat.contains(Compat::EXT_ATTR) || !ctx.geo.has_block(at) {
         return Ok(());
     }
@@ -304,10 +329,12 @@ fn contents<J: Judge>(ctx: &Ctx<'_>, judge: &mut J, v: &View<'_>, at: Fsblk, byt
                     return Ok(true);
                 }
             }
-        } else if let Err(f) = value_inode(ctx, v, &e)
-            && judge.raise(f.block(at))?
-        {
-            return Ok(true);
+        } else if let Err(f) = value_inode(ctx, v, &e) {
+            // What the value's inode lacks is given to it, and the block stays.
+            let stays = f.problem == P::AttrSetEaInodeFlag;
+            if judge.raise(f.block(at))? && !stays {
+                return Ok(true);
+            }
         }
         pos = next;
     }

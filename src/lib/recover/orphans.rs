@@ -37,6 +37,9 @@ pub struct Orphans {
     pub deleted: u64,
     /// Files cut to their size.
     pub truncated: u64,
+    /// There is an orphan file, and it was marked as in use.
+    #[serde(skip)]
+    pub from_file: bool,
     /// What was wrong with the list, as text; the rest of it was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -53,7 +56,10 @@ pub fn clean_orphans(
 ) -> Result<Orphans> {
     let volume = Volume::open(Arc::clone(device), &OpenOptions { verify_groups: false, ..OpenOptions::default() })?;
     let sb = volume.superblock();
-    let present = sb.features().ro_compat.contains(RoCompat::ORPHAN_PRESENT);
+    let features = sb.features();
+    // Without an orphan file the mark means nothing: that is for a check to say.
+    let present =
+        features.ro_compat.contains(RoCompat::ORPHAN_PRESENT) && features.compat.contains(Compat::ORPHAN_FILE);
     if sb.last_orphan.get() == 0 && !present {
         return Ok(Orphans::default());
     }
@@ -121,6 +127,7 @@ impl Cleaner<'_> {
         self.list()?;
         if present {
             self.file()?;
+            self.done.from_file = true;
         }
         let mut handle = self.journal.start(all_credits(self.journal))?;
         self.usage.store(&self.fs, &mut handle)?;

@@ -16,10 +16,13 @@ use crate::volume::{Edit, NewInode, OpenInode};
 pub(in super::super) const LOST_FOUND: &[u8] = b"lost+found";
 
 const MENDS: &[P] =
-    &[P::NoRootInode, P::NoLostFound, P::LostFoundNotDir, P::UnconnectedDir, P::BadDotDot, P::UnattachedInode];
+    &[P::NoRootInode, P::NoLostFound, P::UnconnectedDir, P::LoopedDir, P::BadDotDot, P::UnattachedInode];
+
+/// A lost+found that cannot be used: it loses its name, and what is in it finds its way into a new one.
+const UNUSABLE: &[P] = &[P::LostFoundNotDir, P::LostFoundInline, P::LostFoundEncrypted];
 
 pub(super) fn mends(p: P) -> bool {
-    MENDS.contains(&p)
+    MENDS.contains(&p) || UNUSABLE.contains(&p)
 }
 
 pub(super) fn mend(work: &mut Work<'_, '_>, accepted: &[&Finding]) -> Result<()> {
@@ -28,7 +31,8 @@ pub(super) fn mend(work: &mut Work<'_, '_>, accepted: &[&Finding]) -> Result<()>
         // All else hangs on it.
         return make_root(work);
     }
-    if of(P::LostFoundNotDir).next().is_some() {
+    let unusable = accepted.iter().any(|f| UNUSABLE.contains(&f.problem));
+    if unusable {
         work.step(|edit| {
             let mut root = raw(edit.vol, Ino::ROOT)?;
             edit.remove_entry(&mut root, LOST_FOUND)?;
@@ -46,11 +50,12 @@ pub(super) fn mend(work: &mut Work<'_, '_>, accepted: &[&Finding]) -> Result<()>
     }
     let cleared: BTreeSet<Ino> = of(P::ZeroLenInode).filter_map(|f| f.place.ino).collect();
     let lost: Vec<Ino> = of(P::UnconnectedDir)
+        .chain(of(P::LoopedDir))
         .chain(of(P::UnattachedInode))
         .filter_map(|f| f.place.ino)
         .filter(|i| !cleared.contains(i))
         .collect();
-    if lost.is_empty() && accepted.iter().all(|f| !matches!(f.problem, P::NoLostFound | P::LostFoundNotDir)) {
+    if lost.is_empty() && !unusable && of(P::NoLostFound).next().is_none() {
         return Ok(());
     }
     let home = lost_found(work)?;

@@ -30,6 +30,9 @@ const GONE: &[P] = &[
     P::NullName,
     P::BadEncryptedName,
     P::UnencryptedFile,
+    P::EncryptionPolicy,
+    P::DupEncrypted,
+    P::EaInodeDirLink,
 ];
 /// Entries of which something is changed.
 const CHANGED: &[P] = &[

@@ -1,9 +1,11 @@
 //! What stands in the superblock and the group descriptors, and in blocks of their own beside them: features, times, flags of
 //! groups, multiple-mount protection, the resize inode.
 
+use super::super::journal::journal_copy;
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
 use super::super::state::Ctx;
+use super::super::view::le32;
 use super::journal::superblock;
 use super::work::{Work, raw};
 use crate::error::Result;
@@ -12,7 +14,7 @@ use crate::format::features::{Compat, Features, Incompat, RoCompat};
 use crate::format::group_desc::BgFlags;
 use crate::format::inode::{FileType, GOOD_OLD_SIZE, Inode, TimeField};
 use crate::format::mmp::Mmp;
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{SbFlags, Superblock};
 use crate::units::{Fsblk, Group, Ino};
 use crate::volume::edit::modify_block;
 use crate::volume::{Edit, OpenInode};
@@ -47,6 +49,12 @@ pub(super) const MENDS: &[P] = &[
     P::DisableResizeInode,
     P::HurdClearFiletype,
     P::FsRevLevel,
+    P::FeaturesInRevisionZero,
+    P::DirhashHint,
+    P::ClearTestFs,
+    P::HideQuota,
+    P::MoveJournal,
+    P::BackupJournal,
     P::FeatureLargeFiles,
     P::FeatureLargeDirs,
     P::DirNlinkFeature,
@@ -95,7 +103,12 @@ pub(super) fn mend(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
         P::BadWantExtraIsize => superblock(work, |sb| sb.want_extra_isize.set(EXTRA_ISIZE.min(room))),
         P::InvalidQuotaIno => superblock(work, |sb| forget_quota(sb, f.args.what)),
         P::HurdClearFiletype => features(work, |f| f.incompat -= Incompat::FILETYPE),
-        P::FsRevLevel => superblock(work, |sb| {
+        P::DirhashHint => superblock(work, |sb| sb.flags.set((sb.misc_flags() | SbFlags::SIGNED_HASH).bits())),
+        P::ClearTestFs => superblock(work, |sb| sb.flags.set((sb.misc_flags() - SbFlags::TEST_FILESYS).bits())),
+        P::HideQuota => hide_quota(work, f),
+        P::MoveJournal => hide_journal(work, f),
+        P::BackupJournal => back_journal_up(work),
+        P::FsRevLevel | P::FeaturesInRevisionZero => superblock(work, |sb| {
             sb.rev_level.set(1);
             sb.first_ino.set(Ino::GOOD_OLD_FIRST.0);
             sb.inode_size.set(GOOD_OLD_SIZE as u16);
@@ -128,6 +141,51 @@ fn forget_quota(sb: &mut Superblock, which: Option<&str>) {
         Some("group") => sb.grp_quota_inum.set(0),
         _ => sb.prj_quota_inum.set(0),
     }
+}
+
+/// Give what is in inode `from` the number `to`; `from` is not in use any more, and its names go in pass 2.
+fn renumber(work: &mut Work<'_, '_>, from: Ino, to: Ino, store: impl Fn(&mut Superblock)) -> Result<()> {
+    work.step(|edit| {
+        let old = raw(edit.vol, from)?;
+        edit.put(&mut OpenInode { ino: to, inode: old.inode })?;
+        let blank = Inode::empty(edit.vol.geometry().inode_size);
+        edit.put(&mut OpenInode { ino: from, inode: blank })?;
+        edit.vol.store_superblock(edit.store, &store)
+    })?;
+    Ok(())
+}
+
+#[doc(alias = "move_quota_inode")]
+fn hide_quota(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
+    let Some(from) = f.place.ino else { return Ok(()) };
+    if f.args.what == Some("user") {
+        renumber(work, from, Ino::USR_QUOTA, |sb| sb.usr_quota_inum.set(Ino::USR_QUOTA.0))
+    } else {
+        renumber(work, from, Ino::GRP_QUOTA, |sb| sb.grp_quota_inum.set(Ino::GRP_QUOTA.0))
+    }
+}
+
+#[doc(alias = "e2fsck_move_ext3_journal")]
+fn hide_journal(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
+    let (Some(from), Some(name)) = (f.place.ino, &f.args.name) else { return Ok(()) };
+    work.step(|edit| {
+        let mut root = raw(edit.vol, Ino::ROOT)?;
+        edit.remove_entry(&mut root, name)?;
+        edit.put(&mut root)
+    })?;
+    renumber(work, from, Ino::JOURNAL, |sb| sb.journal_inum.set(Ino::JOURNAL.0))
+}
+
+/// Keep the journal's block map and size in the superblock as well.
+fn back_journal_up(work: &mut Work<'_, '_>) -> Result<()> {
+    let ino = Ino(work.vol().superblock().journal_inum.get());
+    let copy = journal_copy(&raw(work.vol(), ino)?.inode);
+    superblock(work, |sb| {
+        sb.jnl_backup_type = 1;
+        for (to, from) in sb.jnl_blocks.iter_mut().zip(copy) {
+            to.set(from);
+        }
+    })
 }
 
 /// A descriptor whose flags cannot be trusted: everything in the group counts as in use until it was looked at.
@@ -188,13 +246,12 @@ pub(super) fn renew_resize_inode(work: &mut Work<'_, '_>) -> Result<()> {
 fn make_resize_inode(work: &mut Work<'_, '_>) -> Result<()> {
     const DIND: usize = 13;
     let now = work.now;
-    let meta = |b: Fsblk| work.ctx.meta.get(b.0);
     let old = raw(work.vol(), Ino::RESIZE)?;
     let at = DIND * 4;
     let area = old.inode.block_area();
     let stored = area.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap_or_default()));
     let keep = Fsblk(stored.into());
-    let keep = (work.ctx.geo.has_block(keep) && !meta(keep)).then_some(keep);
+    let keep = is_resize_block(work.ctx, keep).then_some(keep);
     work.step(|edit| {
         let geo = edit.vol.geometry().clone();
         let goal = geo.gdt_block(Fsblk(0), 0);
@@ -247,7 +304,18 @@ pub(super) fn lacks_resize_block(ctx: &Ctx<'_>) -> bool {
     let Ok(inode) = ctx.vol.raw_inode(Ino::RESIZE) else { return true };
     let area = inode.block_area();
     let at = Fsblk(area.get(52..56).map_or(0, |b| u32::from_le_bytes(b.try_into().unwrap_or_default())).into());
-    !ctx.geo.has_block(at) || ctx.meta.get(at.0)
+    !is_resize_block(ctx, at)
+}
+
+/// Whether a block is the double-indirect block of the resize inode: it names the first reserved block. Another one may be
+/// somebody's.
+fn is_resize_block(ctx: &Ctx<'_>, at: Fsblk) -> bool {
+    if !ctx.geo.has_block(at) || ctx.meta.get(at.0) {
+        return false;
+    }
+    let first = ctx.geo.gdt_block(Fsblk(0), 0).0 + u64::from(ctx.geo.gdt_blocks);
+    let slot = ctx.geo.gdt_blocks as usize % (ctx.geo.block_size as usize / 4) * 4;
+    ctx.vol.block(at).is_ok_and(|b| u64::from(le32(&b, slot)) == first)
 }
 
 fn resize_block(edit: &mut Edit<'_>, goal: Fsblk) -> Result<Fsblk> {

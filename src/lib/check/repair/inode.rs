@@ -11,8 +11,9 @@ use crate::error::Result;
 use crate::format::csum::Checksums;
 use crate::format::features::RoCompat;
 use crate::format::inode::{FileType, GOOD_OLD_SIZE, Inode, InodeFlags};
-use crate::format::xattr;
-use crate::units::Ino;
+use crate::format::{orphan_file, xattr};
+use crate::units::{Ino, Lblk};
+use crate::volume::Mapping;
 use crate::volume::edit::modify_block;
 
 /// Problems that end the inode.
@@ -78,7 +79,6 @@ const FIELDS: &[P] = &[
     P::AttrHash,
     P::InodeEaCollision,
     P::AttrValueEaInode,
-    P::AttrNoEaInodeFlag,
     P::ReadEaBlock,
     P::BadEaBlock,
     P::EaMultiBlock,
@@ -106,6 +106,8 @@ const FIELDS: &[P] = &[
     P::FileAclBad,
     P::DirSizeHigh,
     P::BlocksHiNonzero,
+    P::FragNonzero,
+    P::FsizeNonzero,
     P::FileAclHiNonzero,
     P::BadRefCount,
     P::DirOverflowRefCount,
@@ -114,7 +116,9 @@ const FIELDS: &[P] = &[
 ];
 
 pub(super) fn mends(p: P) -> bool {
-    [ENDS, BLANKS, FIELDS].iter().any(|l| l.contains(&p)) || map::mends(p) || p == P::EaRefcount
+    [ENDS, BLANKS, FIELDS].iter().any(|l| l.contains(&p))
+        || map::mends(p)
+        || matches!(p, P::EaRefcount | P::AttrSetEaInodeFlag)
 }
 
 /// Mend inodes, each with all that is wrong with it.
@@ -123,6 +127,12 @@ pub(super) fn mend(work: &mut Work<'_, '_>, accepted: &[&Finding]) -> Result<()>
     for f in accepted {
         if f.problem == P::EaRefcount {
             refcount(work, f)?;
+        } else if let (P::AttrSetEaInodeFlag, Some(value)) = (f.problem, f.args.num) {
+            work.step(|edit| {
+                let mut o = raw(edit.vol, Ino(value as u32))?;
+                set_flag(&mut o.inode, InodeFlags::EA_INODE, true);
+                edit.put(&mut o)
+            })?;
         } else {
             by_inode.entry(owner(f)).or_default().push(f);
         }
@@ -142,6 +152,13 @@ fn one(work: &mut Work<'_, '_>, ino: Ino, all: &[&Finding]) -> Result<()> {
     let has = |list: &[P]| all.iter().any(|f| list.contains(&f.problem));
     // Reserved inodes count as in use whatever they say: nothing of them may stay.
     let reserved = ino != Ino::ROOT && ino.0 < work.ctx.geo.first_ino;
+    if has(&[P::OrphanFileNotClear]) {
+        super::journal::superblock(work, |sb| sb.orphan_file_inum.set(0))?;
+        if !is_orphan_file(work, ino)? {
+            // The number was wrong, not the inode.
+            return Ok(());
+        }
+    }
     if has(BLANKS) || (reserved && has(ENDS)) {
         return blank(work, ino);
     }
@@ -172,6 +189,16 @@ fn one(work: &mut Work<'_, '_>, ino: Ino, all: &[&Finding]) -> Result<()> {
         map::mend(work, ino, all)?;
     }
     Ok(())
+}
+
+/// Whether the first block of an inode is one of an orphan file.
+fn is_orphan_file(work: &Work<'_, '_>, ino: Ino) -> Result<bool> {
+    let (o, vol) = (raw(work.vol(), ino)?, work.vol());
+    if o.inode.file_type() != Some(FileType::Regular) {
+        return Ok(false);
+    }
+    let Ok(Mapping::Mapped { pblk, .. }) = vol.map(o.owner(), Lblk(0)) else { return Ok(false) };
+    Ok(vol.block(pblk).is_ok_and(|b| orphan_file::orphans(&b).is_ok()))
 }
 
 /// Take an inode out of use.
@@ -237,6 +264,8 @@ fn field(inode: &mut Inode, f: &Finding, now: u32, huge: bool) {
         P::UnsetExtentFlag => set_flag(inode, InodeFlags::EXTENTS, true),
         P::FaddrNonzero => inode.update(|c| c.obso_faddr.set(0)),
         P::DirSizeHigh => inode.update(|c| c.size_high.set(0)),
+        P::FragNonzero => inode.update(|c| c.blocks_high.set(c.blocks_high.get() & 0xff00)),
+        P::FsizeNonzero => inode.update(|c| c.blocks_high.set(c.blocks_high.get() & 0xff)),
         P::BlocksHiNonzero => inode.update(|c| c.blocks_high.set(0)),
         P::FileAclHiNonzero => inode.update(|c| c.file_acl_high.set(0)),
         P::BadRefCount | P::DirOverflowRefCount => inode.update(|c| c.links_count.set(want as u16)),

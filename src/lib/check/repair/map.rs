@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use super::super::blocks::{Claims, Walk};
+use super::super::blocks::{Claims, Walk, extent_header};
 use super::super::inode::has_block_map;
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
 use super::super::state::{Ctx, Deaf};
 use super::super::view::View;
+use super::inode;
 use super::work::{Work, raw};
 use crate::error::Result;
 use crate::format::extent::Extent;
@@ -58,6 +59,11 @@ pub(super) fn mend(work: &mut Work<'_, '_>, ino: Ino, all: &[&Finding]) -> Resul
         for e in &mut extents {
             e.unwritten = false;
         }
+    }
+    let deep = extent_header(&o.inode.block_area()).is_some_and(|(_, depth)| depth > 0);
+    if extents.is_empty() && deep && !has(P::ExtentHeaderInvalid) && !has(P::ExtentOnlyCsumInvalid) {
+        // All entries were wrong: nothing of the file is left.
+        return inode::clear(work, ino);
     }
     rebuild(work, o, &extents)
 }

@@ -119,10 +119,11 @@ pub fn repair<'a>(
         bad_list: RefCell::default(),
     };
     let over = |clerk: &Clerk<'_>, left: Outcome, revived: bool, recovered: recover::Report| Repaired {
+        // A full check finds an orphan file that is in use not clean: to clean it up before is the same.
+        corrected: clerk.corrected + u64::from(recovered.orphans.from_file && left.reason.is_some()),
         left: Outcome { aborted: left.aborted || clerk.fatal, ..left },
         revived,
         fixed: clerk.fixed,
-        corrected: clerk.corrected,
         stopped: clerk.stopped,
         recovered,
         bad_list: hands.bad_list.take(),

@@ -33,6 +33,7 @@ pub(super) fn recover(dev: &Arc<dyn BlockDevice>, options: &RepairOptions, total
             }
             total.orphans.deleted += report.orphans.deleted;
             total.orphans.truncated += report.orphans.truncated;
+            total.orphans.from_file |= report.orphans.from_file;
             if report.orphans.damage.is_some() {
                 total.orphans.damage = report.orphans.damage;
             }
