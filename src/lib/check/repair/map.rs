@@ -37,6 +37,9 @@ const TREE: &[P] = &[
     P::ExtentBadMaxDepth,
     P::NoBigallocBlockMap,
 ];
+/// Those of single extents, or of index entries.
+const EXTENTS: &[P] =
+    &[P::ExtentBadStart, P::ExtentEndsBeyond, P::OutOfOrderExtents, P::ExtentEndOutOfBounds, P::ExtentCollision];
 const POINTERS: &[P] = &[P::IllegalBlockNum, P::TooBigDir, P::TooBigReg, P::TooBigSymlink, P::BadBlockIllegalNum];
 
 pub(super) fn mends(p: P) -> bool {
@@ -61,8 +64,10 @@ pub(super) fn mend(work: &mut Work<'_, '_>, ino: Ino, all: &[&Finding]) -> Resul
         }
     }
     let deep = extent_header(&o.inode.block_area()).is_some_and(|(_, depth)| depth > 0);
-    if extents.is_empty() && deep && !has(P::ExtentHeaderInvalid) && !has(P::ExtentOnlyCsumInvalid) {
-        // All entries were wrong: nothing of the file is left.
+    // An index entry has no length.
+    let wrong = |f: &&Finding| EXTENTS.contains(&f.problem) && f.args.num.is_some_and(|len| len > 0);
+    if extents.is_empty() && deep && all.iter().any(wrong) {
+        // All extents of the leaves were wrong: nothing of the file is left.
         return inode::clear(work, ino);
     }
     rebuild(work, o, &extents)
