@@ -174,7 +174,8 @@ impl<J: Judge> Walk<'_, '_, J> {
                 let end = match next {
                     Some(n) if n > lblk => Some(n - 1),
                     Some(_) => Some(lblk),
-                    None => span.end.or_else(|| self.eof()).filter(|e| *e >= lblk),
+                    // As with e2fsck, what ends in the first block sets no bound.
+                    None => span.end.or_else(|| self.eof().filter(|e| *e > 0)).filter(|e| *e >= lblk),
                 };
                 self.index(r, lblk, depth, Span { start, end }, span.end, judge)?;
                 if self.is_hopeless() {
