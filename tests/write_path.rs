@@ -130,6 +130,138 @@ fn fresh_scripts_equal_the_running_kernel() {
     }
 }
 
+/// Mounts an image, which replays its journal, and compares its files with what a recording says of them in the end.
+const READ_BACK: &str = r#"
+import sys, os, gzip, json, subprocess, tempfile, time
+dir, img, recording = sys.argv[1:]
+sys.path.insert(0, dir)
+import kernel_oracle
+with gzip.open(recording, "rt") as f:
+    lines = [json.loads(line) for line in f]
+want, mnt = lines[-1]["final"]["files"], tempfile.mkdtemp()
+subprocess.run(["mount", "-o", "loop,noatime", img, mnt], check=True)
+try:
+    got = kernel_oracle.collect(mnt, lines[0]["header"]["block_size"])
+finally:
+    for _ in range(50):
+        if subprocess.run(["umount", mnt], stderr=subprocess.DEVNULL).returncode == 0:
+            break
+        time.sleep(0.1)
+    os.rmdir(mnt)
+of = lambda files: {n: (f["size"], f["crc32"]) for n, f in files.items()}
+fsck = subprocess.run(["e2fsck", "-fn", img], capture_output=True, text=True)
+print("equal" if of(got) == of(want) else f"{of(want)} / {of(got)}", "and", fsck.returncode, fsck.stdout[-300:] if fsck.returncode else "")
+"#;
+
+/// Run a script in memory, and leave the image at `at`.
+fn image(script: &Script, path: PathChoice, at: &Path) {
+    let memory = Arc::new(script::make(&script.head, NOW).unwrap());
+    let device = Arc::clone(&memory) as Arc<dyn BlockDevice>;
+    script::run(script, &device, Settings { path, now: NOW, check: false }, &mut |_| Ok(())).unwrap();
+    fs::write(at, memory.to_bytes()).unwrap();
+}
+
+#[test]
+fn the_kernel_reads_the_same_from_what_is_left() {
+    let (Some(dir), Some(python), Some(_)) = (oracle(), tool("python3"), tool("e2fsck")) else { return };
+    if !is_root() {
+        eprintln!("skipped: mounting needs root");
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    // A few by default; EXT4KIT_ORACLE_ALL takes all.
+    let every = if std::env::var_os("EXT4KIT_ORACLE_ALL").is_some() { 1 } else { 40 };
+    let mut equal = 0;
+    for (name, script) in corpus(&dir).into_iter().step_by(every) {
+        let at = tmp.path().join("image");
+        image(&script, PathChoice::Auto, &at);
+        let recording = dir.join("corpus").join(format!("{name}.jsonl.gz"));
+        let out = Command::new(&python).args(["-c", READ_BACK]).arg(&dir).arg(&at).arg(recording).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        let why = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(said.trim(), "equal and 0", "{name}: {why}");
+        equal += 1;
+    }
+    eprintln!("{equal} images: the kernel reads what it wrote itself, e2fsck finds nothing");
+}
+
+#[test]
+fn quota_files_say_what_owners_use() {
+    let (Some(dir), Some(e2fsck)) = (oracle(), tool("e2fsck")) else { return };
+    let (tmp, mut images) = (tempfile::tempdir().unwrap(), 0);
+    for (name, mut script) in corpus(&dir).into_iter().step_by(17) {
+        // A crash leaves files without a name, and a log; what recovers them counts them.
+        if script.ops.iter().any(|(op, _)| matches!(op, script::Op::Shutdown { .. })) {
+            continue;
+        }
+        script.head.mkfs.extend([Value::from("-O"), Value::from("quota")]);
+        for path in [PathChoice::BufferHead, PathChoice::Iomap] {
+            let at = tmp.path().join("image");
+            image(&script, path, &at);
+            let out = Command::new(&e2fsck).arg("-fn").arg(&at).output().unwrap();
+            assert!(out.status.success(), "{name}: {}", String::from_utf8_lossy(&out.stdout));
+            images += 1;
+        }
+    }
+    assert!(images > 0);
+}
+
+/// Records a script of the oracle with a look for data or a hole behind each operation.
+const WITH_SEEKS: &str = r#"
+import sys, os, json, random
+dir, profile, seed, script, out = sys.argv[1:]
+sys.path.insert(0, dir)
+import kernel_oracle, gen_ops
+def seek(self, o):
+    return os.lseek(self.fd(o), o["off"], os.SEEK_HOLE if o["whence"] == "hole" else os.SEEK_DATA)
+kernel_oracle.Oracle.op_seek = seek
+made = gen_ops.generate(profile, int(seed), 40)
+rng, ops, span = random.Random(int(seed)), [], 1
+for op in made["ops"]:
+    ops.append(op)
+    span = max(span, op.get("off", 0) + op.get("len", 0), op.get("size", 0))
+    for whence in ("data", "hole"):
+        off = rng.randrange(0, span + 5000)
+        ops.append({"op": "seek", "file": rng.choice("ab"), "off": off, "whence": whence})
+made["ops"] = ops
+with open(script, "w") as f:
+    json.dump(made, f)
+sys.argv = ["kernel_oracle.py", script, "-o", out, "--no-events"]
+kernel_oracle.main()
+"#;
+
+#[test]
+fn data_and_holes_are_found_where_the_kernel_finds_them() {
+    let (Some(dir), Some(python)) = (oracle(), tool("python3")) else { return };
+    if !is_root() {
+        eprintln!("skipped: recording the kernel needs root");
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let at = |ext: &str| tmp.path().join(ext);
+    for (profile, seed) in [("basic-4k", "71"), ("small-block", "72"), ("large-folio", "73"), ("fallocate-heavy", "75")]
+    {
+        let out = Command::new(&python)
+            .args(["-c", WITH_SEEKS])
+            .arg(&dir)
+            .args([profile, seed])
+            .args([at("script"), at("kernel")])
+            .output()
+            .unwrap();
+        if !out.status.success() {
+            eprintln!("skipped: {}", String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or_default());
+            return;
+        }
+        let script = Script::parse(&fs::read(at("script")).unwrap()).unwrap();
+        let lines = fs::read_to_string(at("kernel")).unwrap();
+        let kernel: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let ours = records(profile, &script, PathChoice::Auto);
+        for (k, o) in kernel.iter().zip(&ours).filter(|(k, _)| k["op"]["op"] == "seek") {
+            assert_eq!((&k["ret"], &k["errno"]), (&o["ret"], &o["errno"]), "{profile} {seed}: {} {}", k["i"], k["op"]);
+        }
+    }
+}
+
 /// Why the paths may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rule {

@@ -10,6 +10,8 @@ use ext4kit::testing::interleave::{Case, Explore, Found, Outcome, Program, all, 
 use ext4kit::trace::render::LogWriter;
 use serde_json::{Value, json};
 
+use crate::run::IoPath;
+
 /// How it works.
 const AFTER: &str = "A case is two to four tasks on one file of a small filesystem in memory, each cut into steps where the kernel \
 would take or let go of a lock. All orders that the locks allow are run, through the code of the write path. After each step the \
@@ -35,6 +37,10 @@ pub(crate) struct Args {
     /// Run at most N orders of each case.
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     limit: u64,
+
+    /// Which write path.
+    #[arg(long, value_enum, default_value = "buffer-head")]
+    io_path: IoPath,
 
     /// Write the events of the first order that breaks a rule here, as a log in the format of the tracing filesystem
     /// (`e4es check-trace` reads it).
@@ -99,7 +105,7 @@ pub(crate) fn run(args: &Args, host: &cli::Session) -> Result<Exit, Failure> {
     }
     let mut violated = false;
     for case in cases {
-        let found = explore(case, Explore { recheck: !args.no_recheck, limit: args.limit })?;
+        let found = explore(case, Explore { recheck: !args.no_recheck, path: args.io_path.into(), limit: args.limit })?;
         if let (Some(file), Some(first), false) = (&args.trace, &found.first, violated) {
             log(first, &found.tasks, file)?;
         }

@@ -89,6 +89,9 @@ impl Mount {
                 }
                 let mut bytes = vec![0; block as usize];
                 let lblk = self.block_of(pos);
+                if Self::is_inline(i) {
+                    self.fs.volume.reader(i.o.owner())?.read_at(pos, &mut bytes)?;
+                }
                 if let Mapping::Mapped { pblk, unwritten: false, .. } = self.fs.volume.map(i.o.owner(), Lblk(lblk))? {
                     self.read_block(pblk, &mut bytes)?;
                 }

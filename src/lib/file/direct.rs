@@ -26,6 +26,7 @@ impl Mount {
                 let value = pos.to_string();
                 return Err(Error::InvalidArgument { name: "range", value, allowed: "whole sectors" });
             }
+            m.leave_inline(i)?;
             m.store(i)?;
             let range = pos..pos + data.len() as u64;
             if m.journals_data(i) {

@@ -142,6 +142,7 @@ impl Mount {
         let bits = self.block_bits();
         let end = pos.checked_add(len).filter(|e| len > 0 && *e >> bits < u64::from(u32::MAX));
         let end = end.ok_or_else(|| invalid("range", len, "not empty, within the largest file"))?;
+        self.leave_inline(i)?;
         if !self.is_extents(i) {
             return Err(invalid("file", i.o.ino.0.into(), "one with an extent tree"));
         }

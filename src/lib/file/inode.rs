@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::delalloc::{Allocation, Delalloc};
 use super::folio::PageCache;
 use crate::error::{Error, IoOp, Result};
+use crate::format::inode::Inode;
 use crate::units::{Fsblk, Lblk, Tid};
 use crate::volume::{Mapping, OpenInode, Volume};
 
@@ -56,6 +57,8 @@ pub struct MemInode {
     pub lost: Option<Lost>,
     /// Blocks whose data did not reach the device: they are not converted.
     pub failed: BTreeSet<u32>,
+    /// As quotas count it; none where there are no quotas.
+    pub(super) charged: Option<Box<Inode>>,
     /// Blocks that are allocated written, and whose data has not been sent to the device yet.
     pub exposed: BTreeSet<u32>,
 }
@@ -106,6 +109,7 @@ impl MemInode {
             open: true,
             lost: None,
             failed: BTreeSet::new(),
+            charged: None,
             exposed: BTreeSet::new(),
         }
     }

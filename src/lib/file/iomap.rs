@@ -23,11 +23,11 @@ pub struct Iomap;
 
 /// A mapping that is being used, and what says whether it still holds.
 #[derive(Clone, Copy, Debug)]
-struct Mapping {
-    e: EsEntry,
+pub(super) struct Mapping {
+    pub(super) e: EsEntry,
     /// This call reserved or allocated it: what of it stays unused is given back.
-    new: bool,
-    cookie: Cookie,
+    pub(super) new: bool,
+    pub(super) cookie: Cookie,
 }
 
 impl WritePath for Iomap {
@@ -111,30 +111,43 @@ impl Mount {
     fn write_mapping(&mut self, i: &mut MemInode, pos: u64, from: &mut dyn IovIter, done: usize) -> Result<usize> {
         let (start, all) = (pos + done as u64, pos + from.len() as u64);
         let map = self.map_write(i, start, all - start)?;
+        self.copy_mapped(i, pos, from, start..all, &map)
+    }
+
+    /// Copy what a mapping holds of the bytes `part` of a write at `pos`, folio by folio; less where it does not hold any more.
+    #[doc(alias = "iomap_write_begin")]
+    pub(super) fn copy_mapped(
+        &mut self,
+        i: &mut MemInode,
+        pos: u64,
+        from: &mut dyn IovIter,
+        part: Range<u64>,
+        map: &Mapping,
+    ) -> Result<usize> {
         let bits = self.block_bits();
-        let stop = (u64::from(map.e.end()) << bits).min(all);
-        let mut at = start;
+        let stop = (u64::from(map.e.end()) << bits).min(part.end);
+        let mut at = part.start;
         while at < stop {
             // The folio first, then: does the mapping still hold?
             let f = i.cache.grab_to_write(at, stop - at);
             let end = f.end().min(stop);
-            let part = (at - f.pos()) as usize..(end - f.pos()) as usize;
+            let inside = (at - f.pos()) as usize..(end - f.pos()) as usize;
             if !i.dd.es().is_valid(map.cookie) {
                 break;
             }
-            let copied = self.fill_around(f, &part, &map).and_then(|()| {
-                from.copy((at - pos) as usize, &mut f.data[part.clone()])?;
-                f.written(&part, bits);
+            let copied = self.fill_around(f, &inside, map).and_then(|()| {
+                from.copy((at - pos) as usize, &mut f.data[inside.clone()])?;
+                f.written(&inside, bits);
                 Ok(())
             });
             if let Err(e) = copied {
-                self.give_back(i, &map, at);
+                self.give_back(i, map, at);
                 return Err(e);
             }
             i.size = i.size.max(end);
             at = end;
         }
-        Ok((at - start) as usize)
+        Ok((at - part.start) as usize)
     }
 
     /// The blocks at the edges of a write into `part` of a folio must be known: read, or zeros where nothing was written yet.
@@ -160,7 +173,7 @@ impl Mount {
         Ok(())
     }
 
-    fn mark_dirty(&self, i: &mut MemInode, index: u64, range: &Range<u64>) {
+    pub(super) fn mark_dirty(&self, i: &mut MemInode, index: u64, range: &Range<u64>) {
         let bits = self.block_bits();
         if let Some(f) = i.cache.find_mut(index) {
             f.create_buffers(bits);
@@ -217,25 +230,31 @@ impl Mount {
             return Ok(());
         }
         self.tracer.emit(i.o.ino, || Event::WritePages { start: range.start, end: range.end - 1 });
-        let (bits, last) = (self.block_bits(), (range.end - 1) >> PAGE_BITS);
+        let (mut at, last) = (range.start >> PAGE_BITS, (range.end - 1) >> PAGE_BITS);
+        while let Some(e) = self.map_next(i, &mut at, last)? {
+            self.submit_run(i, &e)?;
+        }
+        Ok(())
+    }
+
+    /// Find what is dirty from page `at` on, up to page `last`, and give it places.
+    #[doc(alias = "ext4_iomap_map_writeback_range")]
+    pub(super) fn map_next(&mut self, i: &mut MemInode, at: &mut u64, last: u64) -> Result<Option<EsEntry>> {
+        let bits = self.block_bits();
         let mut commits = 0;
-        let mut at = range.start >> PAGE_BITS;
-        while let Some(index) = i.cache.next_dirty(at, last) {
+        while let Some(index) = i.cache.next_dirty(*at, last) {
             self.make_room(Some(i))?;
             let Some(run) = self.dirty_run(i, index, last) else {
                 if let Some(f) = i.cache.find_mut(index) {
                     f.dirty = false;
-                    at = f.next_index();
+                    *at = f.next_index();
                 }
                 continue;
             };
             let e = self.query(i, run.start, run.end - run.start)?;
             let how = Create { unwritten: true, ..Create::default() };
             match self.map_create(i, run.start, e.end() - run.start, how) {
-                Ok(m) => {
-                    commits = 0;
-                    self.submit_run(i, &m.e)?;
-                }
+                Ok(m) => return Ok(Some(m.e)),
                 Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 && self.may_commit() => {
                     commits += 1;
                     self.commit(Some(i))?;
@@ -251,7 +270,7 @@ impl Mount {
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The contiguous dirty blocks from the first one of a folio on, up to the end of the file and of page `last`'s folio.
@@ -280,26 +299,31 @@ impl Mount {
         Some(start..end.min(limit))
     }
 
-    /// Write mapped blocks; at the end of the I/O convert them and move `i_disksize`.
-    #[doc(alias = "ext4_iomap_end_bio")]
+    /// Write mapped blocks, and what the end of their I/O does.
     fn submit_run(&mut self, i: &mut MemInode, e: &EsEntry) -> Result<()> {
-        let bits = self.block_bits();
         self.write_cached(i, e.lblk.0..e.end(), e.pblk)?;
+        self.end_run(i, e)
+    }
+
+    /// The end of the I/O: convert, and move `i_disksize`.
+    #[doc(alias = "ext4_iomap_end_bio")]
+    pub(super) fn end_run(&mut self, i: &mut MemInode, e: &EsEntry) -> Result<()> {
         let failed = i.failed.range(e.lblk.0..e.end()).next().is_some();
         let task = self.tracer.act_as(Task::EndIo);
+        let done = self.finish_run(i, e, failed);
+        self.tracer.act_as(task);
+        done
+    }
+
+    fn finish_run(&mut self, i: &mut MemInode, e: &EsEntry, failed: bool) -> Result<()> {
         if e.status == EsStatus::Unwritten {
             self.end_io(i, e.lblk.0..e.end())?;
         }
-        if failed {
-            // The size on disk covers only what reached the device.
-            self.tracer.act_as(task);
-            return Ok(());
-        }
-        let end = (u64::from(e.end()) << bits).min(i.size);
-        if self.grow_disksize(i, end) {
+        // The size on disk covers only what reached the device.
+        let end = (u64::from(e.end()) << self.block_bits()).min(i.size);
+        if !failed && self.grow_disksize(i, end) {
             self.store(i)?;
         }
-        self.tracer.act_as(task);
         Ok(())
     }
 }

@@ -11,6 +11,8 @@
 
 pub mod buffer_head;
 mod check;
+#[cfg(test)]
+mod check_tests;
 pub mod delalloc;
 mod direct;
 pub mod event;
@@ -20,6 +22,7 @@ mod fallocate;
 mod fault_tests;
 pub mod folio;
 mod initialise;
+mod inline;
 mod inode;
 pub mod iomap;
 mod map;
@@ -30,14 +33,17 @@ mod options;
 mod path;
 mod peek;
 mod read;
+mod seek;
 pub mod space;
 #[doc(hidden)]
 pub mod steps;
 mod sync;
 mod truncate;
+mod usage;
 mod writeback;
 
 pub use inode::{Disk, Lost, MemInode};
 pub use mount::Mount;
 pub use options::{Commits, DataMode, MountOptions, PathChoice};
 pub use path::{IovIter, WritePath};
+pub use seek::Whence;

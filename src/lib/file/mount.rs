@@ -20,6 +20,7 @@ use crate::format::inode::InodeFlags;
 use crate::journal::{Journal, JournalOptions, direct};
 use crate::units::{Fsblk, Ino};
 use crate::volume::edit::Edit;
+use crate::volume::quota::QuotaChanges;
 use crate::volume::store::BlockAlloc as _;
 use crate::volume::{MapKind, OpenInode, OpenOptions, Volume};
 
@@ -36,6 +37,8 @@ pub struct Mount {
     pub(super) options: MountOptions,
     pub(super) space: Space,
     pub(super) inodes: BTreeMap<Ino, MemInode>,
+    /// What quotas have to learn before the next commit.
+    pub(super) usage: QuotaChanges,
     /// Below so many changes of metadata the running transaction surely has room.
     roomy: u64,
     /// Memory of folios that went with their file.
@@ -68,7 +71,8 @@ impl Mount {
     pub fn over(journal: Journal, fs: Filesystem, options: MountOptions, now: Timestamp) -> Self {
         let (inodes, dirtied, spare) = (BTreeMap::new(), Vec::new(), Spare::default());
         let space = Self::count(&fs, &options);
-        Self { journal, fs, options, space, inodes, roomy: 0, spare, dirtied, now, tracer: Tracer::OFF }
+        let usage = QuotaChanges::new(&fs.volume);
+        Self { journal, fs, options, space, inodes, usage, roomy: 0, spare, dirtied, now, tracer: Tracer::OFF }
     }
 
     fn count(fs: &Filesystem, options: &MountOptions) -> Space {
@@ -156,6 +160,7 @@ impl Mount {
             let mut i = MemInode::new(o, geo.block_bits, geo.cluster_bits, large);
             i.cache.adopt(std::mem::take(&mut self.spare));
             i.dd.trace(ino, self.tracer.clone());
+            i.charged = self.counts_usage().then(|| Box::new(i.o.inode.clone()));
             // What changed it last is not known: the running transaction may have.
             let tid = Some(self.journal.running());
             (i.sync_tid, i.datasync_tid) = (tid, tid);
@@ -379,7 +384,8 @@ impl Mount {
     }
 
     fn commit_running(&mut self, current: Option<&mut MemInode>) -> Result<()> {
-        if let Some(i) = current {
+        let mut current = current;
+        if let Some(i) = current.as_deref_mut() {
             self.submit_ordered(i)?;
         }
         let all: Vec<Ino> = self.inodes.values().filter(|i| i.ordered.is_some()).map(|i| i.o.ino).collect();
@@ -389,6 +395,7 @@ impl Mount {
             self.inodes.insert(ino, i);
             done?;
         }
+        self.charge_all(current)?;
         let credits = u32::try_from(self.journal.room()).unwrap_or(u32::MAX);
         let mut handle = self.journal.start(credits)?;
         self.fs.sync_counts(&mut handle)?;

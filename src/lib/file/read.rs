@@ -40,6 +40,9 @@ impl Mount {
     pub(super) fn read_folio(&self, i: &mut MemInode, index: u64) -> Result<()> {
         let (bits, block) = (self.block_bits(), self.block_size());
         let Some(f) = i.cache.find(index).filter(|f| !f.uptodate) else { return Ok(()) };
+        if Self::is_inline(i) {
+            return self.read_inline(i, index);
+        }
         let (first, count, known) = (f.pos() >> bits, f.size() >> bits, f.buffers.clone());
         for n in 0..count {
             if known.get(n as usize).is_some_and(|b| b.uptodate) {

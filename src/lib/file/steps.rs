@@ -7,15 +7,28 @@ use std::ops::Range;
 use super::event::Tracer;
 use super::extent_status::EsEntry;
 use super::folio::PAGE_BITS;
+use super::iomap::Mapping;
 use super::map::{Create, Recheck};
 use super::mount::Mount;
+use super::path::Bytes;
 use super::writeback::Pass;
 use crate::error::Result;
 use crate::units::Ino;
 
-/// Folios that writeback has locked, and what it will map.
+/// Folios that writeback has locked, and what it will map, or has mapped.
 #[derive(Debug)]
-pub struct Writeback(Pass);
+pub struct Writeback(Pass, Range<u64>, Vec<EsEntry>);
+
+/// A mapping that a write on the iomap path holds between its steps.
+#[derive(Clone, Copy, Debug)]
+pub struct Held(Mapping);
+
+impl Held {
+    /// One beyond its last byte.
+    pub fn end(&self, m: &Mount) -> u64 {
+        u64::from(self.0.e.end()) << m.block_bits()
+    }
+}
 
 impl Writeback {
     /// Whether there is nothing more to be mapped.
@@ -75,16 +88,46 @@ impl Mount {
         })
     }
 
+    /// The first look of the iomap path at what the bytes `range` are, as far as one answer reaches. No lock either.
+    pub fn look_up_range(&mut self, ino: Ino, range: &Range<u64>) -> Result<EsEntry> {
+        self.on(ino, |m, i| {
+            let (first, end) = (m.block_of(range.start), m.block_up(range.end));
+            m.query(i, first, end - first)
+        })
+    }
+
+    /// The second half, under the exclusive lock; the mapping carries the validity cookie of this moment.
+    pub fn reserve_range(&mut self, ino: Ino, found: EsEntry, recheck: bool) -> Result<Held> {
+        self.on(ino, |m, i| {
+            let (mut e, mut new) = (found, false);
+            if found.status == super::extent_status::EsStatus::Hole {
+                let got = m.insert_delayed(i, found, if recheck { Recheck::Yes } else { Recheck::No })?;
+                (e, new) = (got.e, got.new);
+            }
+            Ok(Held(Mapping { e, new, cookie: i.dd.es().cookie() }))
+        })
+    }
+
+    /// The folio is locked: copy into it what the mapping holds of `range`, where it still holds. Returns the bytes taken.
+    pub fn copy_range(&mut self, ino: Ino, range: &Range<u64>, held: &Held) -> Result<u64> {
+        self.on(ino, |m, i| {
+            let bytes = vec![0x5a; (range.end - range.start) as usize];
+            let taken = m.copy_mapped(i, range.start, &mut Bytes(&bytes), range.clone(), &held.0)?;
+            Ok(taken as u64)
+        })
+    }
+
     /// The store of a fault, and the folio is let go of, dirty.
     pub fn end_fault(&mut self, ino: Ino, page: u64) -> Result<()> {
         self.on(ino, |m, i| {
+            let iomap = m.uses_iomap(i).0;
             let Some(f) = i.cache.find(page) else { return Ok(()) };
             let (index, range) = (f.index, f.pos()..f.end().min(i.size));
             if range.is_empty() {
                 return Ok(());
             }
-            m.commit_write(i, index, &range);
-            if let Some(f) = i.cache.find_mut(index) {
+            m.mark_dirty(i, index, &range);
+            if let Some(f) = i.cache.find_mut(index).filter(|_| !iomap) {
                 f.dirty_all();
             }
             Ok(())
@@ -152,17 +195,28 @@ impl Mount {
     pub fn gather_dirty(&mut self, ino: Ino, range: Range<u64>) -> Result<Writeback> {
         self.on(ino, |m, i| {
             let mut pass = Pass::new(&range);
+            if m.uses_iomap(i).0 {
+                return Ok(Writeback(pass, range, Vec::new()));
+            }
             m.gather(i, &mut pass)?;
             pass.map_more();
             m.gather(i, &mut pass)?;
             m.flush_bio(i)?;
-            Ok(Writeback(pass))
+            Ok(Writeback(pass, range, Vec::new()))
         })
     }
 
     /// Writeback maps what it gathered, writes it, and lets go of the folios.
     pub fn map_dirty(&mut self, ino: Ino, w: &mut Writeback) -> Result<()> {
         self.on(ino, |m, i| {
+            if m.uses_iomap(i).0 {
+                let (mut at, last) = (w.1.start >> PAGE_BITS, (w.1.end - 1) >> PAGE_BITS);
+                while let Some(e) = m.map_next(i, &mut at, last)? {
+                    m.write_cached(i, e.lblk.0..e.end(), e.pblk)?;
+                    w.2.push(e);
+                }
+                return Ok(());
+            }
             let done = m.map_gathered(i, &mut w.0);
             m.flush_bio(i)?;
             done
@@ -171,7 +225,10 @@ impl Mount {
 
     /// The end of I/O: what was mapped unwritten becomes written.
     pub fn finish_io(&mut self, ino: Ino, w: &mut Writeback) -> Result<()> {
-        self.on(ino, |m, i| m.end_all_io(i, &mut w.0))
+        self.on(ino, |m, i| {
+            m.end_all_io(i, &mut w.0)?;
+            std::mem::take(&mut w.2).iter().try_for_each(|e| m.end_run(i, e))
+        })
     }
 
     /// Check what must hold at every moment, tasks in the middle of something or not: reservations are those that delayed

@@ -32,6 +32,11 @@ impl Mount {
     pub fn write_from(&mut self, ino: Ino, pos: u64, from: &mut dyn IovIter) -> Result<usize> {
         self.changing(ino, |m, i| {
             m.touch(i)?;
+            if Self::is_inline(i)
+                && let Some(taken) = m.write_inline(i, pos, from)?
+            {
+                return Ok(taken);
+            }
             let taken = m.path_of(i).write(m, i, pos, from)?;
             m.balance(i, taken as u64)?;
             Ok(taken)
@@ -62,6 +67,7 @@ impl Mount {
             if pos & !(super::folio::PAGE - 1) < i.size {
                 m.store(i)?;
             }
+            m.leave_inline(i)?;
             m.path_of(i).make_writable(m, i, page)?;
             let Some(f) = i.cache.find_mut(page) else { return Ok(()) };
             let at = (pos - f.pos()) as usize;
@@ -83,6 +89,13 @@ impl Mount {
     #[doc(alias = "sync_file_range")]
     pub fn write_back(&mut self, ino: Ino, range: Range<u64>) -> Result<()> {
         self.on(ino, |m, i| m.write_back_range(i, range))
+    }
+
+    /// Memory is short: write what of a range can be written without allocating or converting anything. A folio with blocks
+    /// that are delayed or unwritten stays dirty.
+    #[doc(alias = "writepage")]
+    pub fn write_without_mapping(&mut self, ino: Ino, range: Range<u64>) -> Result<()> {
+        self.on(ino, |m, i| if range.is_empty() { Ok(()) } else { m.write_placed(i, &range) })
     }
 
     /// Make a file durable; with `data_only`, what reading its data back needs.
@@ -242,6 +255,7 @@ impl Mount {
     fn evict(&mut self, ino: Ino) -> Result<()> {
         let mut i = self.take(ino)?;
         self.make_room(Some(&mut i))?;
+        self.discharge(ino, &i);
         self.leave_orphans(&i)?;
         self.tracer.emit(ino, || Event::EvictInode { nlink: 0 });
         i.dd.remove(0..u32::MAX, &mut self.space);

@@ -29,6 +29,9 @@ impl Mount {
 
     pub(super) fn set_size(&mut self, i: &mut MemInode, size: u64) -> Result<()> {
         let old = i.size;
+        if Self::is_inline(i) && self.set_inline_size(i, size)? {
+            return Ok(());
+        }
         if size != old {
             if size > old && !old.is_multiple_of(self.block_size()) {
                 self.zero_to_block_end(i, old)?;

@@ -202,6 +202,36 @@ impl Mount {
         self.flush_bio(i)
     }
 
+    /// Write the dirty folios that meet `range` as far as their blocks have a place and hold data already. The rest stays dirty; a
+    /// folio without buffers gets them by look-up, which allocates nothing.
+    #[doc(alias = "ext4_writepage")]
+    pub(super) fn write_placed(&mut self, i: &mut MemInode, range: &Range<u64>) -> Result<()> {
+        let (bits, limit, iomap) = (self.block_bits(), self.block_up(i.size), self.uses_iomap(i).0);
+        let (mut at, last) = (range.start >> PAGE_BITS, (range.end - 1) >> PAGE_BITS);
+        while let Some(index) = i.cache.next_dirty(at, last) {
+            let Some(f) = i.cache.find_mut(index) else { break };
+            at = f.next_index();
+            let (first, look_up) = ((f.pos() >> bits) as u32, iomap || f.buffers.is_empty());
+            f.create_buffers(bits);
+            let count = f.buffers.len() as u32;
+            for n in (0..count).take_while(|n| look_up && first + n < limit) {
+                let e = self.query(i, first + n, 1)?;
+                let b = i.cache.find_mut(index).and_then(|f| f.buffers.get_mut(n as usize)).filter(|b| b.dirty);
+                match b {
+                    Some(_) if iomap && e.status == EsStatus::Written => {
+                        self.write_cached(i, first + n..first + n + 1, e.pblk)?;
+                    }
+                    Some(b) if !iomap && e.status != EsStatus::Hole => b.place(&e, false),
+                    _ => {}
+                }
+            }
+            if !iomap && i.cache.find(index).is_some_and(|f| f.buffers.iter().any(Buffer::is_writable)) {
+                self.submit(i, index)?;
+            }
+        }
+        self.flush_bio(i)
+    }
+
     /// Walk dirty folios: write those that need no mapping while nothing is gathered, then gather what does.
     #[doc(alias = "mpage_prepare_extent_to_map")]
     pub(super) fn gather(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {

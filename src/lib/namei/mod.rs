@@ -19,7 +19,6 @@ mod create;
 mod model_tests;
 #[cfg(test)]
 mod names_tests;
-mod quota;
 mod remove;
 mod rename;
 
@@ -33,9 +32,9 @@ use crate::format::csum::crc32c;
 use crate::format::inode::TimeField;
 use crate::units::{Fsblk, Ino};
 use crate::volume::edit::{Edit, OpenInode};
+use crate::volume::quota::{self, QuotaChanges};
 use crate::volume::{LastLink, Volume};
 use content::Fresh;
-use quota::QuotaChanges;
 
 /// What operations need and leave beside the filesystem.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::content::{crc32, pattern};
-use super::parse::{Op, Script};
+use super::parse::{Op, Script, Whence};
 use super::recovered::recovered;
 use super::state::{fs_state, state};
 use crate::device::BlockDevice;
@@ -50,10 +50,12 @@ pub(super) struct Engine<'s> {
     settings: Settings,
 }
 
-/// The name of an error, as a process would see it; `Err` for what is not the script's doing.
-fn errno(e: Error, mapped: bool) -> Result<&'static str> {
+/// The name of an error of `op`, as a process would see it; `Err` for what is not the script's doing.
+fn errno(e: Error, op: &Op) -> Result<&'static str> {
+    let mapped = matches!(op, Op::MmapWrite { .. });
     Ok(match e.bare() {
         Error::NoSpace { .. } | Error::InvalidArgument { .. } if mapped => "SIGBUS",
+        Error::NotFound { .. } if matches!(op, Op::Seek { .. }) => "ENXIO",
         Error::NoSpace { .. } => "ENOSPC",
         Error::InvalidArgument { .. } => "EINVAL",
         Error::NotFound { .. } => "ENOENT",
@@ -143,7 +145,7 @@ impl<'s> Engine<'s> {
     pub(super) fn perform(&mut self, op: &Op, device: &Arc<dyn BlockDevice>) -> Result<Option<&'static str>> {
         match self.execute(op, device) {
             Ok(_) => Ok(None),
-            Err(e) => errno(e, matches!(op, Op::MmapWrite { .. })).map(Some),
+            Err(e) => errno(e, op).map(Some),
         }
     }
 
@@ -161,7 +163,7 @@ impl<'s> Engine<'s> {
     fn step(&mut self, n: usize, op: &Op, raw: &Value, device: &Arc<dyn BlockDevice>) -> Result<Value> {
         let (ret, errno) = match self.execute(op, device) {
             Ok(ret) => (ret, Value::Null),
-            Err(e) => (Value::Null, errno(e, matches!(op, Op::MmapWrite { .. }))?.into()),
+            Err(e) => (Value::Null, errno(e, op)?.into()),
         };
         let mut record = json!({ "i": n, "op": raw, "ret": ret, "errno": errno });
         if let Op::Shutdown { .. } = op {
@@ -209,7 +211,11 @@ impl<'s> Engine<'s> {
             let mut n = Namei::new(edit, names);
             match n.lookup(Ino::ROOT, name.as_bytes())? {
                 Some(ino) => Ok(ino),
-                None => Ok(n.make(Ino::ROOT, name.as_bytes(), What::File, &Attributes::root(0o644))?.ino),
+                None => {
+                    let made = n.make(Ino::ROOT, name.as_bytes(), What::File, &Attributes::root(0o644))?;
+                    n.sync_quota()?;
+                    Ok(made.ino)
+                }
             }
         })?;
         self.mount.open(ino)?;
@@ -242,9 +248,15 @@ impl<'s> Engine<'s> {
             Op::Collapse { off, len, .. } => m.collapse(ino, *off, *len)?,
             Op::Insert { off, len, .. } => m.insert(ino, *off, *len)?,
             Op::Truncate { size, .. } => m.truncate(ino, *size)?,
-            Op::Writeback { off, len, .. } => {
-                let end = if *len == 0 { u64::MAX } else { off.saturating_add(*len) };
-                m.write_back(ino, *off..end)?;
+            Op::Writeback { off, len, .. } => m.write_back(ino, *off..end_of(*off, *len))?,
+            Op::Writepage { off, len, .. } => m.write_without_mapping(ino, *off..end_of(*off, *len))?,
+            Op::Seek { off, whence, .. } => {
+                let whence = match whence {
+                    Whence::Data => crate::file::Whence::Data,
+                    Whence::Hole => crate::file::Whence::Hole,
+                };
+                let found = m.seek(ino, *off, whence)?;
+                return found.map(Value::from).ok_or(Error::NotFound { path: Vec::new() });
             }
             Op::Fsync { .. } => m.fsync(ino, false)?,
             Op::Fdatasync { .. } => m.fsync(ino, true)?,
@@ -336,7 +348,9 @@ impl<'s> Engine<'s> {
             self.unlink(to, true)?;
         }
         self.mount.with_edit(&mut self.names, |edit, names| {
-            Namei::new(edit, names).rename(Ino::ROOT, from.as_bytes(), Ino::ROOT, to.as_bytes(), false)
+            let mut n = Namei::new(edit, names);
+            n.rename(Ino::ROOT, from.as_bytes(), Ino::ROOT, to.as_bytes(), false)?;
+            n.sync_quota()
         })?;
         self.mount.refresh(ino)?;
         self.close(to)?;
@@ -346,6 +360,11 @@ impl<'s> Engine<'s> {
         }
         Ok(())
     }
+}
+
+/// Where a range ends; without a length, nowhere.
+const fn end_of(off: u64, len: u64) -> u64 {
+    if len == 0 { u64::MAX } else { off.saturating_add(len) }
 }
 
 fn bounded(len: u64) -> Result<u64> {

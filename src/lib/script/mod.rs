@@ -15,5 +15,5 @@ mod state;
 
 pub use engine::{Emit, Seen, Settings, run, watch};
 pub use make::make;
-pub use parse::{Head, Op, Script};
+pub use parse::{Head, Op, Script, Whence};
 pub use recovered::recovered;

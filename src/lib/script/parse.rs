@@ -44,6 +44,17 @@ const fn page() -> u64 {
     4096
 }
 
+/// What is looked for.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whence {
+    /// `SEEK_DATA`.
+    #[default]
+    Data,
+    /// `SEEK_HOLE`.
+    Hole,
+}
+
 /// An operation.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -102,6 +113,15 @@ pub enum Op {
     Truncate { file: String, size: u64 },
     /// Write back a range; 0 for all behind `off`.
     Writeback { file: String, off: u64, len: u64 },
+    /// Find data, or a hole (`whence`).
+    Seek {
+        file: String,
+        off: u64,
+        #[serde(default)]
+        whence: Whence,
+    },
+    /// Memory is short: write what needs no mapping; 0 for all behind `off`.
+    Writepage { file: String, off: u64, len: u64 },
     /// Make durable.
     Fsync { file: String },
     /// Make the data durable.
@@ -148,6 +168,8 @@ impl Op {
             | Self::Insert { file, .. }
             | Self::Truncate { file, .. }
             | Self::Writeback { file, .. }
+            | Self::Seek { file, .. }
+            | Self::Writepage { file, .. }
             | Self::Fsync { file }
             | Self::Fdatasync { file }
             | Self::Close { file }

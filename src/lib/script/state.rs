@@ -53,6 +53,7 @@ pub(super) fn state(m: &Mount, i: &MemInode, with_fiemap: bool) -> Result<Value>
     let mut out = json!({
         "ino": i.o.ino.0, "size": i.size, "disksize": i.disksize, "st_blocks": blocks,
         "reserved": i.dd.reserved(), "pending": i.dd.pending().collect::<Vec<_>>(),
+        "io_path": m.path_of(i).name(), "io_path_why": m.uses_iomap(i).1,
         "es": es, "ext": ext.iter().map(mapped).collect::<Vec<_>>(), "tree_blocks": nodes,
     });
     if with_fiemap {

@@ -25,6 +25,7 @@ mod inode_edit;
 mod map_edit;
 mod open;
 mod path;
+pub mod quota;
 pub mod store;
 mod xattr;
 mod xattr_edit;

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::file::Mount;
 use crate::file::extent_status::EsEntry;
 use crate::file::folio::PAGE_BITS;
-use crate::file::steps::Writeback;
+use crate::file::steps::{Held, Writeback};
 use crate::units::Ino;
 
 /// A lock of the file.
@@ -84,6 +84,17 @@ pub enum Act {
     MapDirty,
     EndIo,
     Forget,
+    /// iomap: the mapping of what is left of a range.
+    MapLook {
+        range: Range<u64>,
+    },
+    MapReserve {
+        range: Range<u64>,
+        again: bool,
+    },
+    CopyMapped {
+        range: Range<u64>,
+    },
 }
 
 /// A step: the locks it needs, what it does, the locks it lets go of.
@@ -164,10 +175,36 @@ impl Program {
         }
     }
 
-    /// Its steps in a filesystem with blocks of `block_size` bytes.
-    pub fn steps(&self, block_size: u32) -> Vec<Step> {
+    /// Its steps in a filesystem with blocks of `block_size` bytes, on the iomap path or with buffer heads.
+    pub fn steps(&self, block_size: u32, iomap: bool) -> Vec<Step> {
         let block = u64::from(block_size);
         match self {
+            Self::Fault { page, blocks, .. } if iomap => {
+                let range = page << PAGE_BITS..(page << PAGE_BITS) + u64::from(*blocks) * block;
+                let lock = [Lock::InvalidateShared, Lock::Folio(*page)];
+                vec![
+                    step(&lock, Act::BeginFolio { page: *page, fault: true }, &[], "lock the folio".into()),
+                    step(&[], Act::MapLook { range: range.clone() }, &[], "look up, no lock".into()),
+                    step(&[], Act::MapReserve { range, again: true }, &[], "reserve, under the lock".into()),
+                    step(&[], Act::EndFault { page: *page }, &lock, "mark the folio dirty".into()),
+                ]
+            }
+            Self::Write { range } if iomap => {
+                let folio = [Lock::Folio(range.start >> PAGE_BITS)];
+                let range = range.clone();
+                vec![
+                    step(&[Lock::Inode], Act::Nothing, &[], "lock the inode".into()),
+                    step(&[], Act::MapLook { range: range.clone() }, &[], "look up, no lock".into()),
+                    step(
+                        &[],
+                        Act::MapReserve { range: range.clone(), again: false },
+                        &[],
+                        "reserve, under the lock".into(),
+                    ),
+                    step(&folio, Act::CopyMapped { range }, &folio, "lock the folio, check the cookie, copy".into()),
+                    step(&[], Act::Nothing, &[Lock::Inode], "unlock the inode".into()),
+                ]
+            }
             Self::Fault { page, blocks, .. } => {
                 let first = ((page << PAGE_BITS) / block) as u32;
                 let lock = [Lock::InvalidateShared, Lock::Folio(*page)];
@@ -263,6 +300,9 @@ pub struct Running {
     at: usize,
     recheck: bool,
     found: Option<EsEntry>,
+    /// iomap: the mapping, and the bytes that are done.
+    held: Option<Held>,
+    done: u64,
     /// A fault behind the end: the process gets a signal instead.
     failed: bool,
     writeback: Option<Writeback>,
@@ -270,9 +310,10 @@ pub struct Running {
 
 impl Running {
     /// At its beginning.
-    pub fn new(program: &Program, block_size: u32, recheck: bool) -> Self {
-        let steps = program.steps(block_size);
-        Self { name: program.name(), steps, at: 0, recheck, found: None, failed: false, writeback: None }
+    pub fn new(program: &Program, block_size: u32, iomap: bool, recheck: bool) -> Self {
+        let steps = program.steps(block_size, iomap);
+        let (found, held, writeback) = (None, None, None);
+        Self { name: program.name(), steps, at: 0, recheck, found, held, done: 0, failed: false, writeback }
     }
 
     /// The step that is next.
@@ -316,6 +357,27 @@ impl Running {
                 }
             }
             Act::Forget => m.clear_es(ino)?,
+            Act::MapLook { range } => self.found = Some(m.look_up_range(ino, &(range.start + self.done..range.end))?),
+            Act::MapReserve { range, again } => {
+                if let Some(found) = self.found.take() {
+                    let held = m.reserve_range(ino, found, self.recheck)?;
+                    if *again && held.end(m) < range.end {
+                        // One mapping does not reach to the end of the folio.
+                        self.done = held.end(m) - range.start;
+                        self.at -= 2;
+                    }
+                    self.held = Some(held);
+                }
+            }
+            Act::CopyMapped { range } => {
+                if let Some(held) = self.held.take() {
+                    self.done += m.copy_range(ino, &(range.start + self.done..range.end), &held)?;
+                    if range.start + self.done < range.end {
+                        // Stale, or short: map again.
+                        self.at -= 3;
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -346,9 +408,9 @@ mod tests {
             Program::Punch { pages: 0..2 },
             Program::Writeback { pages: 0..2 },
         ];
-        for p in all {
+        for (p, iomap) in all.iter().flat_map(|p| [(p, false), (p, true)]) {
             let mut held = Vec::new();
-            for s in p.steps(1024) {
+            for s in p.steps(1024, iomap) {
                 held.extend(s.takes);
                 held.retain(|l| !s.frees.contains(l));
             }

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use super::edit::{Edit, OpenInode};
+use super::{Mapping, Volume, Wanted};
 use crate::error::Result;
 use crate::format::inode::{Inode, InodeFlags};
 use crate::format::quota::{Quota, QuotaKind};
 use crate::units::{Ino, Lblk};
-use crate::volume::edit::{Edit, OpenInode};
-use crate::volume::{Mapping, Volume, Wanted};
 
 /// Largest quota file that is read.
 const MAX_FILE: usize = 1 << 30;
@@ -33,7 +33,7 @@ struct QuotaFile {
 
 /// Changes that are not in the quota files yet.
 #[derive(Debug, Default)]
-pub(super) struct QuotaChanges {
+pub struct QuotaChanges {
     kinds: Vec<QuotaFile>,
     first_ino: u32,
     /// Inodes that are not counted.
@@ -41,7 +41,8 @@ pub(super) struct QuotaChanges {
 }
 
 impl QuotaChanges {
-    pub(super) fn new(vol: &Volume) -> Self {
+    /// None yet, of the quota files that `vol` has.
+    pub fn new(vol: &Volume) -> Self {
         let sb = vol.superblock();
         let files = [
             (QuotaKind::User, sb.usr_quota_inum.get()),
@@ -56,7 +57,8 @@ impl QuotaChanges {
         Self { kinds, first_ino: vol.geometry().first_ino, own }
     }
 
-    pub(super) fn is_on(&self) -> bool {
+    /// Whether quotas are kept.
+    pub fn is_on(&self) -> bool {
         !self.kinds.is_empty()
     }
 
@@ -65,7 +67,7 @@ impl QuotaChanges {
     }
 
     /// An inode is `new` and was `old`; one without links is none.
-    pub(super) fn replace(&mut self, ino: Ino, old: Option<&Inode>, new: Option<&Inode>, block_size: u32) {
+    pub fn replace(&mut self, ino: Ino, old: Option<&Inode>, new: Option<&Inode>, block_size: u32) {
         if !self.counts(ino) {
             return;
         }
@@ -78,7 +80,7 @@ impl QuotaChanges {
     }
 
     /// Count more (or fewer) inodes for an inode's owner.
-    pub(super) fn add_inodes(&mut self, inode: &Inode, inodes: i64) {
+    pub fn add_inodes(&mut self, inode: &Inode, inodes: i64) {
         if inodes != 0 {
             self.add(inode, Delta { space: 0, inodes });
         }
@@ -99,7 +101,10 @@ impl QuotaChanges {
 }
 
 /// Bring what has changed into the quota files.
-pub(super) fn sync(edit: &mut Edit<'_>, changes: &mut QuotaChanges) -> Result<()> {
+///
+/// # Errors
+/// [`crate::Error::NoSpace`], [`crate::Error::Corrupt`] quota files.
+pub fn sync(edit: &mut Edit<'_>, changes: &mut QuotaChanges) -> Result<()> {
     for k in &mut changes.kinds {
         k.changes.retain(|_, d| *d != Delta::default());
         if !k.changes.is_empty() {
