@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(m.check_cache().unwrap(), None);
         m.truncate(ino, 5000).unwrap();
         assert!(!is_inside(&m, ino));
-        assert_eq!(m.uses_iomap(m.inode(ino).unwrap()).0, true);
+        assert!(m.uses_iomap(m.inode(ino).unwrap()).0);
     }
 
     /// Random operations on a file that begins inside its inode: content is right, and the filesystem checks clean.
@@ -171,7 +171,7 @@ mod tests {
             let mut random = SeededEntropy::new(seed);
             let mut below = |n: u64| u64::from(random.next_u32()) % n;
             let path = if seed % 2 == 0 { PathChoice::BufferHead } else { PathChoice::Iomap };
-            let mut want: Vec<u8> = (0..1 + below(100)).map(|n| n as u8 | 1).collect();
+            let mut want: Vec<u8> = (0..=below(100)).map(|n| n as u8 | 1).collect();
             let (device, mut m, ino) = make(path, &want);
             for n in 0..6 {
                 let most = if n < 3 { 120 } else { 9000 };

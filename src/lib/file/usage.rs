@@ -51,7 +51,9 @@ impl Mount {
             self.charge(i);
         }
         let mut inodes = std::mem::take(&mut self.inodes);
-        inodes.values_mut().for_each(|i| self.charge(i));
+        for i in inodes.values_mut() {
+            self.charge(i);
+        }
         self.inodes = inodes;
         let mut usage = std::mem::take(&mut self.usage);
         let done = self.edit(|e| quota::sync(e, &mut usage));

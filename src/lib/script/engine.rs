@@ -209,14 +209,12 @@ impl<'s> Engine<'s> {
         }
         let ino = self.mount.with_edit(&mut self.names, |edit, names| {
             let mut n = Namei::new(edit, names);
-            match n.lookup(Ino::ROOT, name.as_bytes())? {
-                Some(ino) => Ok(ino),
-                None => {
-                    let made = n.make(Ino::ROOT, name.as_bytes(), What::File, &Attributes::root(0o644))?;
-                    n.sync_quota()?;
-                    Ok(made.ino)
-                }
+            if let Some(ino) = n.lookup(Ino::ROOT, name.as_bytes())? {
+                return Ok(ino);
             }
+            let made = n.make(Ino::ROOT, name.as_bytes(), What::File, &Attributes::root(0o644))?;
+            n.sync_quota()?;
+            Ok(made.ino)
         })?;
         self.mount.open(ino)?;
         self.open.insert(name.to_owned(), ino);

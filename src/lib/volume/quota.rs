@@ -73,7 +73,7 @@ impl QuotaChanges {
         }
         for (inode, sign) in old.into_iter().map(|i| (i, -1)).chain(new.into_iter().map(|i| (i, 1))) {
             if inode.core().links_count.get() != 0 && !inode.flags().contains(InodeFlags::EA_INODE) {
-                let space = sign * i64::try_from(inode.allocated_bytes(block_size)).unwrap_or(i64::MAX);
+                let space = sign.saturating_mul(i64::try_from(inode.allocated_bytes(block_size)).unwrap_or(i64::MAX));
                 self.add(inode, Delta { space, inodes: sign });
             }
         }
@@ -140,13 +140,13 @@ fn write(edit: &mut Edit<'_>, o: &mut OpenInode, old: &[u8], mut new: Vec<u8>) -
     let size = new.len().max(old.len());
     new.resize(size.next_multiple_of(bs), 0);
     for (n, block) in new.chunks(bs).enumerate() {
-        let at = n * bs;
+        let at = n.saturating_mul(bs);
         let lblk = Lblk(n as u32);
         let mapped = match edit.vol.map(o.owner(), lblk)? {
             Mapping::Mapped { pblk, unwritten: false, .. } => Some(pblk),
             _ => None,
         };
-        let was = old.get(at..(at + bs).min(old.len())).unwrap_or_default();
+        let was = old.get(at..at.saturating_add(bs).min(old.len())).unwrap_or_default();
         let same = was.iter().eq(block.iter().take(was.len())) && block.iter().skip(was.len()).all(|b| *b == 0);
         let credits = edit.store.credits();
         if !same && credits < 16 {

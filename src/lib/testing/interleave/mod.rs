@@ -306,7 +306,7 @@ mod tests {
             let (mut whole, mut sum) = (0, 0);
             for case in all() {
                 assert!(names_differ(case), "{}", case.name);
-                let out = explore(case, Explore { limit, path, ..Explore::default() }).unwrap();
+                let out = explore(case, Explore { path, limit, ..Explore::default() }).unwrap();
                 assert_eq!((out.violations, &out.first), (0, &None), "{} {path:?}", case.name);
                 assert!(out.interleavings > 1 && out.steps > out.interleavings, "{}: {out:?}", case.name);
                 eprintln!("{path:?} {}: {} interleavings, all: {}", case.name, out.interleavings, out.complete);

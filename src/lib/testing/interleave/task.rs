@@ -175,24 +175,23 @@ impl Program {
         }
     }
 
-    /// Its steps in a filesystem with blocks of `block_size` bytes, on the iomap path or with buffer heads.
-    pub fn steps(&self, block_size: u32, iomap: bool) -> Vec<Step> {
-        let block = u64::from(block_size);
+    /// Its steps on the iomap path, where they are others: one mapping for as much as possible, then the folio.
+    fn mapped_steps(&self, block: u64) -> Option<Vec<Step>> {
         match self {
-            Self::Fault { page, blocks, .. } if iomap => {
+            Self::Fault { page, blocks, .. } => {
                 let range = page << PAGE_BITS..(page << PAGE_BITS) + u64::from(*blocks) * block;
                 let lock = [Lock::InvalidateShared, Lock::Folio(*page)];
-                vec![
+                Some(vec![
                     step(&lock, Act::BeginFolio { page: *page, fault: true }, &[], "lock the folio".into()),
                     step(&[], Act::MapLook { range: range.clone() }, &[], "look up, no lock".into()),
                     step(&[], Act::MapReserve { range, again: true }, &[], "reserve, under the lock".into()),
                     step(&[], Act::EndFault { page: *page }, &lock, "mark the folio dirty".into()),
-                ]
+                ])
             }
-            Self::Write { range } if iomap => {
+            Self::Write { range } => {
                 let folio = [Lock::Folio(range.start >> PAGE_BITS)];
                 let range = range.clone();
-                vec![
+                Some(vec![
                     step(&[Lock::Inode], Act::Nothing, &[], "lock the inode".into()),
                     step(&[], Act::MapLook { range: range.clone() }, &[], "look up, no lock".into()),
                     step(
@@ -203,8 +202,19 @@ impl Program {
                     ),
                     step(&folio, Act::CopyMapped { range }, &folio, "lock the folio, check the cookie, copy".into()),
                     step(&[], Act::Nothing, &[Lock::Inode], "unlock the inode".into()),
-                ]
+                ])
             }
+            _ => None,
+        }
+    }
+
+    /// Its steps in a filesystem with blocks of `block_size` bytes, on the iomap path or with buffer heads.
+    pub fn steps(&self, block_size: u32, iomap: bool) -> Vec<Step> {
+        let block = u64::from(block_size);
+        if let Some(steps) = self.mapped_steps(block).filter(|_| iomap) {
+            return steps;
+        }
+        match self {
             Self::Fault { page, blocks, .. } => {
                 let first = ((page << PAGE_BITS) / block) as u32;
                 let lock = [Lock::InvalidateShared, Lock::Folio(*page)];
