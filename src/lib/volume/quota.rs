@@ -71,7 +71,7 @@ impl QuotaChanges {
         if !self.counts(ino) {
             return;
         }
-        for (inode, sign) in old.into_iter().map(|i| (i, -1)).chain(new.into_iter().map(|i| (i, 1))) {
+        for (inode, sign) in old.into_iter().map(|i| (i, -1_i64)).chain(new.into_iter().map(|i| (i, 1_i64))) {
             if inode.core().links_count.get() != 0 && !inode.flags().contains(InodeFlags::EA_INODE) {
                 let space = sign.saturating_mul(i64::try_from(inode.allocated_bytes(block_size)).unwrap_or(i64::MAX));
                 self.add(inode, Delta { space, inodes: sign });
