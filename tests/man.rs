@@ -36,6 +36,49 @@ fn man_pages_are_those_of_the_flags() {
     assert!(stale.is_empty(), "man pages of {stale:?} are stale: EXT4KIT_REGENERATE=1 cargo test --test man");
 }
 
+/// `man --warnings` and `mandoc -Tlint` have nothing to say but matters of taste.
+#[test]
+fn every_page_renders_without_a_warning() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("man");
+    let pages: Vec<PathBuf> =
+        std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file()).collect();
+    assert!(pages.len() >= 6, "{pages:?}");
+    for page in &pages {
+        let man = Command::new("man")
+            .args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"])
+            .arg(page)
+            .env("MANROFFSEQ", "")
+            .output();
+        match man {
+            Ok(out) => {
+                assert!(out.status.success(), "{}", page.display());
+                let said = String::from_utf8_lossy(&out.stderr).into_owned();
+                assert!(said.is_empty(), "man: {}: {said}", page.display());
+            }
+            Err(e) => eprintln!("skipped: man: {e}"),
+        }
+        match Command::new("mandoc").args(["-Tlint", "-Wwarning"]).arg(page).output() {
+            Ok(out) => {
+                let said = String::from_utf8_lossy(&out.stdout).into_owned();
+                assert!(said.is_empty(), "mandoc: {said}");
+            }
+            Err(e) => eprintln!("skipped: mandoc: {e}"),
+        }
+    }
+}
+
+/// The overview names every program and every exit code.
+#[test]
+fn the_overview_is_whole() {
+    let page = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("man/ext4kit.7")).unwrap();
+    for (name, _) in BINARIES {
+        assert!(page.contains(&format!(".BR {name} (1)")), "{name}");
+    }
+    for (code, meaning) in ext4kit::cli::Exit::TABLE {
+        assert!(page.contains(&format!(".TP\n{}\n{meaning}\n", code as u8)), "{meaning}");
+    }
+}
+
 #[test]
 fn completions_know_the_flags() {
     for (name, path) in BINARIES {

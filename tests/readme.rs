@@ -28,6 +28,43 @@ fn every_exit_code_is_listed_with_its_meaning() {
     }
 }
 
+/// Commands of the walk through with what they write.
+fn walk(section: &[String]) -> Vec<(String, String)> {
+    let mut steps: Vec<(String, String)> = Vec::new();
+    let mut inside = false;
+    for line in section {
+        match (line.as_str(), inside) {
+            ("```console", _) => inside = true,
+            ("```", _) => inside = false,
+            (line, true) => match (line.strip_prefix("$ "), steps.last_mut()) {
+                (Some(command), _) => steps.push((command.to_owned(), String::new())),
+                (None, Some((_, out))) => *out += &format!("{}\n", line.trim_end()),
+                (None, None) => {}
+            },
+            _ => {}
+        }
+    }
+    steps
+}
+
+#[test]
+fn the_walk_through_comes_out_as_it_is_shown() {
+    let steps = walk(&section(&file("README.md"), "## A walk through"));
+    assert!(steps.len() > 10, "{steps:?}");
+    let bin = std::path::Path::new(env!("CARGO_BIN_EXE_e4sh")).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let dir = tempfile::tempdir().unwrap();
+    for (command, want) in steps {
+        let mut shell = std::process::Command::new("sh");
+        let all = format!("exec 2>&1; {command}");
+        let out =
+            shell.args(["-c", &all]).current_dir(dir.path()).env("PATH", &path).env_remove("HOME").output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let got: String = text.lines().map(|l| format!("{}\n", l.trim_end())).collect();
+        assert_eq!(got.trim_end(), want.trim_end(), "$ {command}");
+    }
+}
+
 #[test]
 fn every_dependency_has_its_reason() {
     let manifest = file("Cargo.toml");

@@ -67,6 +67,7 @@ const COMMANDS: &[&str] = &[
     "eo /sparse",
     "all",
     "info",
+    "map /file",
 ];
 
 /// Every path into `value` with the type that is there. What depends on an object's variant keeps its name.

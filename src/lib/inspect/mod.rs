@@ -16,6 +16,7 @@
 
 mod blocks;
 mod bmap;
+mod compare;
 mod deleted;
 mod dir;
 mod extents;
@@ -32,6 +33,7 @@ mod mmp;
 mod names;
 mod owners;
 mod page;
+mod picture;
 mod quota;
 mod scan;
 mod status;
@@ -46,6 +48,7 @@ pub use blocks::BlocksView;
 pub use bmap::{
     BlockMapView, BlockState, BlockStateView, FreeBlocksView, FreeInodeView, InodePlaceView, InodeStateView,
 };
+pub use compare::{DiffView, Differing};
 pub use deleted::{Deleted, DeletedView};
 pub use dir::{DirBlockChecksum, DirHashView, DirItem, DirSearchView, DirView, ItemInode, ListOptions, ListStyle};
 pub use extents::{ExtentRow, ExtentsFilter, ExtentsView};
@@ -62,6 +65,7 @@ pub use mmp::MmpView;
 pub use names::{NameHit, NamesView};
 pub use owners::{BlockOwner, BlockUse, OwnersView};
 pub use page::{Format, Page};
+pub use picture::{Cell, MapRow, MapView};
 pub use quota::{QuotaRow, QuotaView};
 pub use scan::{VisitInode, for_each_inode};
 pub use status::{Difference, StatusItem, StatusRow, StatusView, derive};

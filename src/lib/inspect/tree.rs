@@ -86,7 +86,7 @@ impl Walk<'_> {
 ///
 /// # Errors
 /// Reading the inode failed. What is wrong below is in the second part of the answer.
-fn below(volume: &Volume, ino: Ino, path: &[u8]) -> Result<(Vec<Below>, Vec<Damage>)> {
+pub(super) fn below(volume: &Volume, ino: Ino, path: &[u8]) -> Result<(Vec<Below>, Vec<Damage>)> {
     let inode = volume.raw_inode(ino)?;
     let mut walk = Walk { volume, seen: BTreeSet::new(), names: Vec::new(), damage: Vec::new() };
     walk.add(path, ino, &inode, 0);

@@ -74,6 +74,13 @@ pub(super) struct Cursor {
     at: usize,
 }
 
+impl Cursor {
+    /// The inode.
+    pub(super) const fn ino(&self) -> Ino {
+        self.ino
+    }
+}
+
 /// An entry on the way.
 #[derive(Clone, Debug, Serialize)]
 struct Visit {

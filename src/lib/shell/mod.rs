@@ -1,7 +1,7 @@
 //! The shell: debugfs's commands, with answers that scripts can trust.
 //!
 //! A [`Session`] has a filesystem open, and a root and a current directory in it. [`run_line`] runs one command,
-//! [`run_script`] many and stops at the first that fails, [`run_interactive`] talks to a person. Commands are rows of a
+//! [`run_script`] many and stops at the first that fails, [`complete`] helps a person who types. Commands are rows of a
 //! table ([`commands`]), one file for each family; what they show are views of [`crate::inspect`], as text or as JSON.
 //!
 //! A *filespec* names an inode: a path (from the current directory, or from the root with `/`), or `<number>`.
@@ -14,6 +14,7 @@ mod args;
 mod assign;
 mod block;
 mod change;
+mod complete;
 mod dir;
 mod extents;
 mod fields;
@@ -26,14 +27,16 @@ mod misc;
 mod raw;
 mod rescue;
 mod script;
+mod search;
 mod session;
 mod table;
 mod walk;
 mod xattr;
 
 pub use args::{Args, Options};
+pub use complete::{Completion, complete, expected};
 pub use lexer::split;
-pub use script::{Stopped, run_interactive, run_line, run_script};
+pub use script::{Stopped, run_line, run_script};
 pub use session::{Asker, Commits, DirtyJournalSeen, Session, Settings};
 pub use table::{Command, Family, commands, find};
 

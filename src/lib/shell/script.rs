@@ -1,4 +1,4 @@
-//! Running commands: one, a script, or a conversation.
+//! Running commands: one, or a script.
 
 use std::io::{BufRead, Write};
 
@@ -81,37 +81,5 @@ pub fn run_script<W: Write, E>(
             break;
         }
     }
-    Ok(())
-}
-
-/// Talk to a person: prompt, read, run, and go on after what fails; `report` tells about that.
-///
-/// # Errors
-/// Only those of writing the output.
-pub fn run_interactive(
-    session: &mut Session,
-    input: &mut dyn BufRead,
-    out: &mut dyn Write,
-    report: &mut dyn FnMut(Failure),
-) -> Outcome {
-    let mut line = Vec::new();
-    while !session.is_done() {
-        write!(out, "e4sh: ")?;
-        out.flush()?;
-        line.clear();
-        if input.read_until(b'\n', &mut line)? == 0 {
-            writeln!(out)?;
-            break;
-        }
-        match run_line(session, &line, out) {
-            Ok(()) => {}
-            Err(Failure::Output(e)) => return Err(e.into()),
-            Err(failure) => {
-                out.flush()?;
-                report(failure);
-            }
-        }
-    }
-    out.flush()?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Failure, Outcome};
 use crate::batch::{Options, Session as Edit};
-use crate::device::{Access, BlockDevice, ImageSpec};
+use crate::device::{Access, BlockDevice, ImageSpec, UndoDevice};
 use crate::error::{Error, Result};
 use crate::format::dirent::is_dot_or_dotdot;
 use crate::format::features::Incompat;
@@ -99,6 +99,8 @@ pub enum Commits {
 pub struct Session {
     settings: Settings,
     opened: Option<Opened>,
+    /// Where what is overwritten is saved.
+    undo: Option<PathBuf>,
     /// How images are opened for changing, where they are.
     writing: Option<Options>,
     commits: Commits,
@@ -125,8 +127,19 @@ impl Session {
     /// A shell with nothing open.
     pub fn new(settings: Settings) -> Self {
         let host_dir = PathBuf::new();
-        let (opened, writing, commits) = (None, None, Commits::default());
-        Self { settings, opened, writing, commits, host_dir, done: false, asker: None, journal: None, extents: None }
+        let (opened, undo, writing, commits) = (None, None, None, Commits::default());
+        Self {
+            settings,
+            opened,
+            undo,
+            writing,
+            commits,
+            host_dir,
+            done: false,
+            asker: None,
+            journal: None,
+            extents: None,
+        }
     }
 
     /// Images that are opened from now on may be changed.
@@ -152,6 +165,11 @@ impl Session {
         }
     }
 
+    /// Save what is overwritten in the image that is opened next, so that `e4fsck --undo` can bring it back.
+    pub fn save_overwritten(&mut self, file: PathBuf) {
+        self.undo = Some(file);
+    }
+
     /// A shell with a filesystem that is open already; `image` is only its name.
     pub fn with_volume(settings: Settings, image: ImageSpec, volume: Volume) -> Self {
         let opened = Opened { image, store: Store::Read(Box::new(volume)), root: Ino::ROOT, cwd: Ino::ROOT };
@@ -174,7 +192,11 @@ impl Session {
     pub fn open_with(&mut self, image: &OsStr, options: &OpenOptions) -> Result<Option<DirtyJournalSeen>> {
         let image = ImageSpec::parse(image);
         if let Some(writing) = &self.writing {
-            let edit = Edit::open(image.open(Access::ReadWrite)?, writing.clone())?;
+            let mut device = image.open(Access::ReadWrite)?;
+            if let Some(file) = self.undo.take() {
+                device = Arc::new(UndoDevice::create(device, &file)?);
+            }
+            let edit = Edit::open(device, writing.clone())?;
             let seen = edit.recovered().map(|_| DirtyJournalSeen::WrittenBack);
             self.opened = Some(Opened { image, store: Store::Write(Box::new(edit)), root: Ino::ROOT, cwd: Ino::ROOT });
             return Ok(seen);
@@ -288,6 +310,14 @@ impl Session {
         let (Some(writing), Some(opened)) = (&self.writing, &mut self.opened) else { return Err(read_only()) };
         opened.store = Store::Write(Box::new(Edit::open(device, writing.clone())?));
         Ok(())
+    }
+
+    /// What a person is asked for a command with.
+    pub fn prompt(&self) -> String {
+        match &self.extents {
+            Some(cursor) => format!("e4sh (extent ino {}): ", cursor.ino()),
+            None => "e4sh: ".into(),
+        }
     }
 
     /// Whether what is open may be changed.

@@ -4,7 +4,9 @@ use std::io::Write;
 
 use super::args::Args;
 use super::session::Session;
-use super::{Outcome, assign, block, change, dir, extents, file, fs, inode, journal, misc, raw, rescue, walk, xattr};
+use super::{
+    Outcome, assign, block, change, dir, extents, file, fs, inode, journal, misc, raw, rescue, search, walk, xattr,
+};
 
 /// What runs a command.
 pub(super) type Run = fn(&mut Session, &Args<'_>, &mut dyn Write) -> Outcome;
@@ -104,6 +106,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         raw::COMMANDS,
         assign::COMMANDS,
         rescue::COMMANDS,
+        search::COMMANDS,
         extents::COMMANDS,
         journal::COMMANDS,
         misc::COMMANDS,
@@ -150,7 +153,7 @@ mod tests {
             fallocate journal_open jo journal_write jw journal_run jr journal_close jc extent_open eo extent_close ec \
             current_node current root_node root last_leaf first_sib last_sib next_sib ns prev_sib ps next_leaf prev_leaf \
             next n prev p up u down d delete_node delete insert_node insert split_node split set_bmap replace_node replace \
-            print_all all fix_parents fixp info goto_block goto";
+            print_all all fix_parents fixp info goto_block goto cp grep hexdump diff map";
         for name in names.split_whitespace() {
             assert!(find(name).is_some(), "{name}");
         }

@@ -1,5 +1,7 @@
 //! `e4sh`: look inside an ext2, ext3 or ext4 image and change it, command by command.
 
+mod talk;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +15,7 @@ use ext4kit::batch::Options;
 use ext4kit::cli::{self, Exit, Failure, Output, Status, SystemTimer, Tool};
 use ext4kit::error::Error;
 use ext4kit::inspect::Format;
-use ext4kit::shell::{Commits, Session, Settings, Stopped, run_interactive, run_line, run_script};
+use ext4kit::shell::{Commits, Session, Settings, Stopped, run_line, run_script};
 use ext4kit::units::Fsblk;
 
 /// Look inside an ext2, ext3 or ext4 image and change it with debugfs's commands, without root and without mounting it.
@@ -68,7 +70,7 @@ struct Args {
     #[arg(short = 'i', long)]
     metadata_image: bool,
 
-    /// Record what is overwritten in FILE.
+    /// Save what is overwritten in FILE, a new one; e4fsck --undo FILE brings it back.
     #[arg(short = 'z', long, value_name = "FILE")]
     undo: Option<PathBuf>,
 
@@ -81,7 +83,7 @@ impl Args {
     /// Refuse what is not there yet, by its name.
     fn check(&self) -> Result<(), Failure> {
         let refused = [
-            (self.undo.is_some(), "-z: this version records nothing to undo"),
+            (self.undo.is_some() && !self.write, "-z: nothing is overwritten without -w"),
             (self.write && self.catastrophic, "-w and -c: what is badly damaged is for reading only"),
             (self.metadata_image, "-i: this version does not read e2image files"),
         ];
@@ -117,6 +119,9 @@ fn run(args: &Args, host: &cli::Session) -> Result<Status, Failure> {
     if args.write {
         let clock = Arc::from(cli::clock(&["SOURCE_DATE_EPOCH"])?);
         let commits = if talks || args.keep_going { Commits::Each } else { Commits::AtEnd };
+        if let Some(file) = &args.undo {
+            session.save_overwritten(file.clone());
+        }
         session.allow_writing(Options::new(clock, Arc::new(SystemTimer)), commits);
     }
     let done = commands(args, host, &mut session);
@@ -134,6 +139,9 @@ fn commands(args: &Args, host: &cli::Session, session: &mut Session) -> Result<S
         host.warn(seen);
     }
     let mut out = host.out();
+    if args.file.as_ref().is_none_or(|f| f.as_os_str() != "-") && (host.terminal.stdin || !args.requests.is_empty()) {
+        session.set_asker(Box::new(talk::ask));
+    }
     if !args.requests.is_empty() {
         return requests(args, host, session, &mut out);
     }
@@ -144,9 +152,7 @@ fn commands(args: &Args, host: &cli::Session, session: &mut Session) -> Result<S
             script(args, host, session, &mut BufReader::new(file), &mut out)
         }
         None if host.terminal.stdin => {
-            run_interactive(session, &mut stdin.lock(), &mut out, &mut |e| {
-                host.report(&e.into());
-            })?;
+            talk::talk(session, host, &mut out)?;
             Ok(Exit::Ok.into())
         }
         _ => script(args, host, session, &mut stdin.lock(), &mut out),
