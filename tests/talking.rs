@@ -44,6 +44,19 @@ impl Tmux {
         self.run(&args).unwrap();
     }
 
+    /// Wait until an empty line can be typed into.
+    fn waits(&self) {
+        let start = Instant::now();
+        loop {
+            let screen = self.run(&["capture-pane", "-p", "-t", "s", "-S", "-200"]).unwrap_or_default();
+            if screen.trim_end().ends_with("\ne4sh:") || screen.trim() == "e4sh:" {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "there is no prompt:\n{screen}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Wait until the screen shows `text`.
     fn shows(&self, text: &str) -> String {
         let start = Instant::now();
@@ -77,10 +90,11 @@ fn a_person_is_helped() {
     let start =
         format!("env HOME={} XDG_STATE_HOME= {} {}", dir.path().display(), env!("CARGO_BIN_EXE_e4sh"), image.display());
     let Some(t) = Tmux::new(dir.path(), &start) else { return };
-    t.shows("e4sh: ");
+    t.shows("e4sh:");
     // A name of a command, then a path with a space in it, in two steps.
     t.keys(&["show_sup", "Tab", " -h", "Enter"]);
     t.shows("Filesystem magic number");
+    t.waits();
     t.keys(&["cat /some", "Tab"]);
     t.shows("cat \"/some directory/");
     t.keys(&["unu", "Tab"]);
@@ -88,30 +102,37 @@ fn a_person_is_helped() {
     t.keys(&["Enter"]);
     t.shows("found");
     // What is typed is kept.
+    t.waits();
     t.keys(&["pwd", "Enter"]);
     t.shows("[root]");
+    t.waits();
     t.keys(&["Up", "Up", "Enter"]);
     let start = Instant::now();
-    while t.shows("e4sh: ").matches("\nfound").count() < 2 {
+    while t.shows("e4sh:").matches("\nfound").count() < 2 {
         assert!(start.elapsed() < Duration::from_secs(20));
         std::thread::sleep(Duration::from_millis(50));
     }
     // What a command expects.
+    t.waits();
     t.keys(&["ncheck", "Space"]);
     t.shows("inode");
     t.keys(&["C-c"]);
+    t.waits();
     // A mistake is told, and the conversation goes on.
     t.keys(&["stat /nope", "Enter"]);
     t.shows("no such file");
     // Another width, and tables that fit it.
     t.run(&["resize-window", "-t", "s", "-x", "60", "-y", "30"]).unwrap();
     // Ctrl-C ends the command, not the shell.
+    t.waits();
     t.keys(&["cat /large", "Enter"]);
     t.shows("0123456789abcdef\n0123456789abcdef");
     t.keys(&["C-c"]);
     t.shows("interrupted");
+    t.waits();
     t.keys(&["imap /large", "Enter"]);
     t.shows("part of block group");
+    t.waits();
     t.keys(&["quit", "Enter"]);
     let start = Instant::now();
     let history = dir.path().join(".local/state/ext4kit/e4sh_history");
