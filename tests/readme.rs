@@ -38,7 +38,7 @@ fn walk(section: &[String]) -> Vec<(String, String)> {
             ("```", _) => inside = false,
             (line, true) => match (line.strip_prefix("$ "), steps.last_mut()) {
                 (Some(command), _) => steps.push((command.to_owned(), String::new())),
-                (None, Some((_, out))) => *out += &format!("{}\n", line.trim_end()),
+                (None, Some((_, out))) => out.extend([line.trim_end(), "\n"]),
                 (None, None) => {}
             },
             _ => {}
@@ -60,7 +60,7 @@ fn the_walk_through_comes_out_as_it_is_shown() {
         let out =
             shell.args(["-c", &all]).current_dir(dir.path()).env("PATH", &path).env_remove("HOME").output().unwrap();
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let got: String = text.lines().map(|l| format!("{}\n", l.trim_end())).collect();
+        let got: String = text.lines().flat_map(|l| [l.trim_end(), "\n"]).collect();
         assert_eq!(got.trim_end(), want.trim_end(), "$ {command}");
     }
 }
