@@ -143,6 +143,11 @@ impl<'a> Clerk<'a> {
         self.known.len() >= MAX_KNOWN || self.known.insert(format!("{finding:?}"))
     }
 
+    /// This cannot be repaired, whatever the answer.
+    pub(super) fn refuse(&mut self, finding: &Finding) {
+        self.refused.insert(place_of(finding));
+    }
+
     /// Whether to repair it. What was tried in vain, and what was refused, is left alone.
     fn answer(&mut self, finding: &Finding) -> bool {
         let row = finding.problem.row();

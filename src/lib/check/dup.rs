@@ -1,6 +1,6 @@
 //! Passes 1B and 1D: who claims the blocks that are claimed more than once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
@@ -12,6 +12,7 @@ use super::report::Finding;
 use super::state::{Ctx, Deaf, note};
 use super::view::View;
 use crate::error::Result;
+use crate::format::features::RoCompat;
 use crate::units::{Fsblk, Ino};
 
 /// Most pairs of files that are told apart when counting who shares with whom.
@@ -49,16 +50,35 @@ pub(super) fn run(ctx: &Ctx<'_>, found: &mut Found, clerk: &mut Clerk<'_>) -> Re
     }
     clerk.pass(Pass::P1D);
     let others = count_others(&all);
+    let refused = lacks_room(ctx, &all);
     for (s, n) in all.iter().zip(others) {
         let clusters: u64 = s.clusters.iter().map(|r| r.end - r.start).sum();
         let blocks = clusters << ctx.geo.cluster_bits;
-        clerk.report(Finding::inode(P::DupFile, s.ino).num(blocks).want(n));
+        let finding = Finding::inode(P::DupFile, s.ino).num(blocks).want(n);
+        if refused {
+            clerk.refuse(&finding);
+        }
+        clerk.report(finding);
         if s.metadata {
             clerk.report(Finding::inode(P::ShareMetadata, s.ino));
         }
     }
     found.sharers = all;
     Ok(())
+}
+
+/// Whether blocks that are shared on purpose stay shared: there is no room for all copies. Sharing is no damage.
+fn lacks_room(ctx: &Ctx<'_>, all: &[Sharer]) -> bool {
+    if !ctx.geo.features.ro_compat.contains(RoCompat::SHARED_BLOCKS) {
+        return false;
+    }
+    let mut owners: BTreeMap<u64, u64> = BTreeMap::new();
+    for c in all.iter().flat_map(|s| s.clusters.iter().flat_map(Clone::clone)) {
+        *owners.entry(c).or_default() += 1;
+    }
+    let copies: u64 = owners.values().map(|n| n - 1).sum();
+    let used: u64 = ctx.found.runs(0, ctx.geo.clusters_count()).iter().map(|r| r.end - r.start).sum();
+    used.saturating_add(copies) > ctx.geo.clusters_count()
 }
 
 fn sharers(ctx: &Ctx<'_>, piece: Piece, h: &mut Harvest, buf: &mut Vec<u8>) -> Vec<Sharer> {

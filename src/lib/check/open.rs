@@ -238,13 +238,15 @@ fn check_size(have: u64, geo: &Geometry, clerk: &mut Clerk<'_>) -> bool {
     true
 }
 
-/// The first backup whose descriptors make sense, and its block.
+/// The first backup whose descriptors make sense, and its block. It is of the same size, or of one that the device has room for where
+/// the primary one's is not.
 fn better_descriptors(dev: &Arc<dyn BlockDevice>, geo: &Geometry) -> Result<Option<(Volume, Fsblk)>> {
     const TRIES: usize = 8;
     let backups = geo.all_groups().skip(1).filter(|g| geo.has_super(*g)).take(TRIES);
     for at in backups.map(|g| geo.group_start(g)) {
         if let Ok(vol) = Volume::open(Arc::clone(dev), &options(Some(at), Some(geo.block_size), false))
-            && vol.geometry().blocks_count == geo.blocks_count
+            && (vol.geometry().blocks_count == geo.blocks_count
+                || (geo.total_bytes() > dev.len() && vol.geometry().total_bytes() <= dev.len()))
             && descriptors_are_sound(&vol)?
         {
             return Ok(Some((vol, at)));

@@ -14,7 +14,6 @@ use super::{fields, inode};
 use crate::error::{Error, Result};
 use crate::format::csum::Checksums;
 use crate::format::extent::Extent;
-use crate::format::features::RoCompat;
 use crate::format::xattr;
 use crate::units::{Fsblk, Ino, Lblk};
 use crate::volume::store::AllocRequest;
@@ -61,14 +60,6 @@ pub(super) fn mend(work: &mut Work<'_, '_>, found: &Found, accepted: &[&Finding]
     for c in found.bad_blocks.iter().map(|b| ctx.cluster_bit(Fsblk(*b))).collect::<BTreeSet<_>>() {
         if let Some(n) = owners.get_mut(&c) {
             *n += 1;
-        }
-    }
-    if ctx.geo.features.ro_compat.contains(RoCompat::SHARED_BLOCKS) {
-        // Sharing is no damage: all get their copies, or it stays as it is.
-        let copies: u64 = owners.values().map(|n| u64::from(n - 1)).sum();
-        let used: u64 = ctx.found.runs(0, ctx.geo.clusters_count()).iter().map(|r| r.end - r.start).sum();
-        if used.saturating_add(copies) > ctx.geo.clusters_count() {
-            return Ok(());
         }
     }
     let mut claimed = Claimed { ctx, owners, bad: &found.bad_blocks };
