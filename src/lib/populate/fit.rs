@@ -69,7 +69,17 @@ impl Slack {
 pub fn enough_inodes(options: &mut Options, tree: &Tree) -> Result<()> {
     let need = tree.len() as u64 + 16;
     if options.inodes.is_none() && u64::from(Layout::new(options)?.inode_count()) < need {
-        options.inodes = Some(need);
+        grant_inodes(options, need)?;
+    }
+    Ok(())
+}
+
+/// Ask for so many inodes that there are at least `need`: groups have a multiple of eight, rounded down.
+pub(super) fn grant_inodes(options: &mut Options, need: u64) -> Result<()> {
+    options.inodes = Some(need);
+    let layout = Layout::new(options)?;
+    if u64::from(layout.inode_count()) < need {
+        options.inodes = Some(need + 8 * u64::from(layout.group_count()));
     }
     Ok(())
 }
@@ -90,7 +100,8 @@ pub fn fit(options: &mut Options, tree: &Tree, attributes: &Gathered, slack: Sla
         options.size = Size::Device(bytes);
         options.inodes = asked;
         let have = Layout::new(options).map_or(0, |l| u64::from(l.inode_count()));
-        if asked.is_none() && have < inodes {
+        if asked.is_none() && have < inodes && grant_inodes(options, inodes).is_err() {
+            // What is wrong with it shows below.
             options.inodes = Some(inodes);
         }
         let short = match Layout::new(options).and_then(Draft::new) {

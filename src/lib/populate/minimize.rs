@@ -1,6 +1,6 @@
 //! Planning without writing, and the smallest filesystem that holds a tree.
 
-use super::fit::{Slack, fit, value_inodes};
+use super::fit::{Slack, fit, grant_inodes, value_inodes};
 use super::gather::Gathered;
 use super::inline::Inlined;
 use super::inodes::TreeInodes;
@@ -54,11 +54,15 @@ pub fn minimize(options: &mut Options, tree: &Tree, attributes: &Gathered) -> Re
     let block_size = Layout::new(options)?.block_size();
     // What would change with the size stays as it is.
     options.block_size = Some(block_size);
-    options.inodes = asked.or(Some(tree.len() as u64 + value_inodes(tree, attributes, options)? + OWN_INODES));
+    options.inodes = asked;
+    let need = match asked {
+        Some(_) => None,
+        None => Some(tree.len() as u64 + value_inodes(tree, attributes, options)? + OWN_INODES),
+    };
     let step = STEP.max(block_size.into());
     let Size::Device(mut high) = options.size else { return Ok(()) };
     let mut grown = 0;
-    while !fits(options, high, tree, attributes)? {
+    while !fits(options, need, high, tree, attributes)? {
         grown += 1;
         if grown > MAX_GROWTH {
             return Err(Error::NoSpace { what: "bytes", need: high, have: 0 });
@@ -71,21 +75,24 @@ pub fn minimize(options: &mut Options, tree: &Tree, attributes: &Gathered) -> Re
         if middle <= low {
             break;
         }
-        if fits(options, middle, tree, attributes)? { high = middle } else { low = middle }
+        if fits(options, need, middle, tree, attributes)? { high = middle } else { low = middle }
     }
     options.size = Size::Device(high);
+    need.map_or(Ok(()), |n| grant_inodes(options, n))?;
     // The filesystem may leave the end of that unused.
     let used = Layout::new(options)?.byte_len();
-    if used < high && fits(options, used, tree, attributes)? {
+    if used < high && fits(options, need, used, tree, attributes)? {
         options.size = Size::Device(used);
+        need.map_or(Ok(()), |n| grant_inodes(options, n))?;
     }
     Ok(())
 }
 
-/// Whether so many bytes are enough.
-fn fits(options: &Options, bytes: u64, tree: &Tree, attributes: &Gathered) -> Result<bool> {
-    let options = Options { size: Size::Device(bytes), ..options.clone() };
-    let planned = Layout::new(&options).and_then(|l| trial(l, tree, attributes));
+/// Whether so many bytes are enough, with `need` inodes where none are asked for.
+fn fits(options: &Options, need: Option<u64>, bytes: u64, tree: &Tree, attributes: &Gathered) -> Result<bool> {
+    let mut options = Options { size: Size::Device(bytes), ..options.clone() };
+    let granted = need.map_or(Ok(()), |n| grant_inodes(&mut options, n));
+    let planned = granted.and_then(|()| Layout::new(&options)).and_then(|l| trial(l, tree, attributes));
     match planned {
         Ok(_) => Ok(true),
         // Too small for its own metadata, journal or inode tables.
