@@ -8,6 +8,7 @@ use crate::format::acl::{Acl, AclEntry, AclTag};
 use crate::format::features::RoCompat;
 use crate::format::inode::InodeFlags;
 use crate::format::xattr;
+use crate::units::Ino;
 use crate::volume::edit::modify_block;
 use crate::volume::{Owner, XattrPlace};
 
@@ -76,15 +77,25 @@ impl Model {
         let len = self.pick(&[0, 1, 5, 30, 60, 100, 300, 700, 900, 3000, 20_000, 65_000]);
         let value = (self.below(3) > 0).then(|| vec![b'a' + self.below(26) as u8; len]);
         let ino = self.node(id).ino;
+        let shared = self.shares_xattrs(ino);
         let text = format!("xattr {} of {ino}: {:?} bytes", Self::show(&name), value.as_ref().map(Vec::len));
         let got = self.op_on_attribute(id, text, |n| n.set_xattr(ino, &name, value.as_deref()));
-        self.attribute_is(id, name, value, got);
+        self.attribute_is(id, name, value, got, shared);
     }
 
-    fn attribute_is(&mut self, id: usize, name: Vec<u8>, value: Option<Vec<u8>>, got: crate::Result<bool>) -> bool {
+    /// What is to be expected of a change of an attribute. To remove one needs room only where the attribute block was
+    /// `shared`: the file gets a block of its own then.
+    fn attribute_is(
+        &mut self,
+        id: usize,
+        name: Vec<u8>,
+        value: Option<Vec<u8>>,
+        got: crate::Result<bool>,
+        shared: bool,
+    ) -> bool {
         let had = match got {
-            Err(Error::NoSpace { .. }) => {
-                assert!(value.is_some() || self.node_gone(id), "no space to remove an attribute");
+            Err(e @ Error::NoSpace { .. }) => {
+                assert!(value.is_some() || shared || self.node_gone(id), "to remove an attribute: {e}");
                 return false;
             }
             got => got.unwrap(),
@@ -131,6 +142,7 @@ impl Model {
         let list = (self.below(4) > 0).then(|| self.list());
         let name = if access { ACCESS } else { DEFAULT };
         let host = list.as_ref().map(Acl::encode_host);
+        let shared = self.shares_xattrs(ino);
         let text = format!("acl of {ino}, access {access}: {:?} entries", list.as_ref().map(|l| l.entries.len()));
         let got = self.op_on_attribute(id, text, |n| n.set_xattr(ino, name, host.as_deref()));
         if !access && !is_dir && list.is_some() {
@@ -145,7 +157,7 @@ impl Model {
             permissions = Some(perm(AclTag::UserObj).unwrap() << 6 | group << 3 | perm(AclTag::Other).unwrap());
             stored = stored.filter(|_| list.entries.len() > 3);
         }
-        if self.attribute_is(id, name.to_vec(), stored, got)
+        if self.attribute_is(id, name.to_vec(), stored, got, shared)
             && let Some(p) = permissions
         {
             let node = self.node_mut(id);
@@ -165,6 +177,17 @@ impl Model {
                 node.ctime = Some(now);
             }
         }
+    }
+
+    /// Whether other inodes have the same attribute block.
+    fn shares_xattrs(&self, ino: Ino) -> bool {
+        let vol = &self.rig.fs.volume;
+        let block = vol.inode(ino).unwrap().file_acl();
+        let mut bytes = vec![0; vol.geometry().block_size as usize];
+        if block.0 == 0 || vol.read_blocks(block, &mut bytes).is_err() {
+            return false;
+        }
+        xattr::parse_block(&bytes).is_ok_and(|(header, _)| header.refcount.get() > 1)
     }
 
     /// Let two inodes have one attribute block, as the kernel does where they have the same attributes.
