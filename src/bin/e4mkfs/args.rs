@@ -275,8 +275,11 @@ impl Args {
         let by_journal = if self.journal || sized { "ext3" } else { "ext2" };
         let (of_device, usage_of_device) = conf.of_device(&self.image.to_string_lossy());
         let named = self.fs_type.as_deref().or(of_device);
+        // A journal of its own is no filesystem of any type: what ext4 has by default is not for it.
+        let journal = self.features.iter().flat_map(|l| l.split(',')).any(|f| f.trim() == "journal_dev");
         let fs_type = match (named, Program::of_this()) {
             (Some(name), _) => name.to_owned(),
+            (None, Program::Own) if journal => by_journal.to_owned(),
             (None, Program::Of(name)) => name,
             (None, Program::Mke2fs) if self.conf.is_none() => by_journal.to_owned(),
             (None, _) => conf.fs_type().unwrap_or(by_journal).to_owned(),
@@ -347,7 +350,8 @@ impl Args {
             o.creator_os = parse::creator_os(name)?;
         }
         o.revision_0 = match self.revision {
-            None | Some(1) => false,
+            None => o.revision_0,
+            Some(1) => false,
             Some(0) => true,
             Some(n) => return Err(bad("revision", &n)),
         };

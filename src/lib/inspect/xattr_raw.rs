@@ -175,7 +175,7 @@ mod tests {
             RawXattrsView::new(area, block).text(&mut Page::new(&mut out, None)).unwrap();
             String::from_utf8_lossy(&out).into_owned()
         };
-        assert_eq!(text(&[0; 8], true), "magic = 00000000, length = 8\n");
+        assert_eq!(text(&[0; 64], true), "magic = 00000000, length = 64\n");
         let mut area = vec![0xff; 96];
         area[..4].copy_from_slice(&MAGIC.to_le_bytes());
         // A name of 255 bytes does not fit.
