@@ -115,7 +115,8 @@
 //!     states.push(record.to_string());
 //!     Ok(())
 //! })?;
-//! assert!(states[1].contains("delayed") && !states[2].contains("delayed"));
+//! let delayed = |state: &str| state.contains(r#""delayed"]"#);
+//! assert!(delayed(&states[1]) && !delayed(&states[2]));
 //! # Ok(())
 //! # }
 //! ```
