@@ -13,6 +13,7 @@ use ext4kit::Result;
 use ext4kit::cli::Failure;
 use ext4kit::device::{Access, BlockDevice, FileDevice, NewFile, UndoDevice};
 use ext4kit::error::{Error, IoOp};
+use ext4kit::format::inode::encode_device;
 use ext4kit::image::{Format, write_qcow2, write_sparse};
 
 /// Bytes written to standard output at once.
@@ -233,12 +234,10 @@ fn stream(file: &FileDevice, out: &mut dyn Write) -> Result<(), Failure> {
 }
 
 /// The kernel's number of a block device, as a superblock stores it; 0 for a file.
-#[doc(alias = "new_encode_dev")]
 pub(crate) fn device_number(device: &FileDevice) -> u32 {
     let Ok(stat) = rustix::fs::fstat(device.as_fd()) else { return 0 };
     if !device.is_block_device() {
         return 0;
     }
-    let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-    minor & 0xff | major << 8 | (minor & !0xff) << 12
+    encode_device(rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev))
 }

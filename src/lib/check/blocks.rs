@@ -9,13 +9,12 @@ use super::state::{Ctx, Judge, Stop};
 use super::view::{View, le16, le32};
 use crate::format::extent::{self, ENTRY_SIZE, MAGIC, MAX_DEPTH};
 use crate::format::features::{Incompat, RoCompat};
+use crate::format::indirect::DIRECT;
 use crate::format::inode::{FileType, InodeFlags};
 use crate::units::{Fsblk, Ino};
 
 /// Levels of an extent tree that are followed, needed or not.
 const DEEPEST: u16 = 16;
-/// Pointers of the block map that are direct.
-const DIRECT: usize = 12;
 
 /// Blocks of a file that are contiguous in both numbers.
 #[derive(Clone, Copy, Debug)]

@@ -15,8 +15,6 @@ use crate::volume::{Geometry, Volume};
 const SCANNED: u64 = 4 << 30;
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
-/// The largest block size, as a power of two of KiB.
-const MAX_LOG_BLOCK: u32 = 6;
 /// Groups per flexible group, as a power of two, in most filesystems.
 const LOG_FLEX: u8 = 4;
 /// The largest sensible such power.
@@ -95,7 +93,7 @@ fn variants(stored: &Superblock, device: u64) -> Vec<Superblock> {
     } else if let Some(blocks) = stored.clusters_per_group.get().checked_shl(ratio) {
         with(&|sb| sb.blocks_per_group.set(blocks));
     }
-    if bits <= MAX_LOG_BLOCK {
+    if bits <= superblock::MAX_LOG_BLOCK_SIZE {
         let size = 1024u32 << bits;
         let blocks = device / u64::from(size);
         with(&|sb| sb.blocks_per_group.set(size * 8));

@@ -289,6 +289,12 @@ impl std::fmt::Debug for Inode {
     }
 }
 
+/// A device number in the encoding for numbers of more than 8 bits, which superblocks have too.
+#[doc(alias = "new_encode_dev")]
+pub const fn encode_device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
 impl Inode {
     /// Decode a slot of 128 bytes or more. Nothing is verified beyond the length.
     pub fn decode(slot: &[u8]) -> Result<Self> {
@@ -523,11 +529,8 @@ impl Inode {
 
     /// Store device numbers: the old encoding where both fit 8 bits, else the new one.
     pub fn set_device_numbers(&mut self, major: u32, minor: u32) {
-        let (first, second) = if major < 256 && minor < 256 {
-            ((major << 8) | minor, 0)
-        } else {
-            (0, (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
-        };
+        let (first, second) =
+            if major < 256 && minor < 256 { ((major << 8) | minor, 0) } else { (0, encode_device(major, minor)) };
         self.update(|c| {
             c.block = [0; BLOCK_LEN];
             for (to, from) in c.block.iter_mut().zip(first.to_le_bytes().into_iter().chain(second.to_le_bytes())) {

@@ -15,6 +15,8 @@ use crate::error::{Error, Flaw, Place, Result, Structure};
 
 /// Byte offset of the primary superblock from the start of the filesystem.
 pub const OFFSET: u64 = 1024;
+/// Largest `log_block_size`: 64 KiB.
+pub const MAX_LOG_BLOCK_SIZE: u32 = 6;
 /// Size of a superblock in bytes.
 pub const SIZE: usize = 1024;
 /// Default mount options (`s_default_mount_opts`): bit, name. The bits 0x60 are the data mode.
@@ -429,6 +431,14 @@ impl Superblock {
             incompat: Incompat::from_bits_retain(self.feature_incompat.get()),
             ro_compat: RoCompat::from_bits_retain(self.feature_ro_compat.get()),
         }
+    }
+
+    /// Say whether the journal holds what is not home.
+    #[doc(alias = "needs_recovery")]
+    pub fn set_needs_recovery(&mut self, yes: bool) {
+        let mut features = self.features();
+        features.incompat.set(Incompat::RECOVER, yes);
+        self.set_features(features);
     }
 
     /// Store the feature words.

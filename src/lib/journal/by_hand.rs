@@ -11,7 +11,6 @@ use super::writer::LogWriter;
 use crate::device::BlockDevice;
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
-use crate::format::features::Incompat;
 use crate::format::jbd2::{JournalCompat, JournalIncompat};
 use crate::format::superblock::{OFFSET, SIZE, Superblock};
 use crate::units::{Fsblk, Tid};
@@ -92,17 +91,15 @@ impl ByHand {
         } else {
             self.writer.write_unfinished(&blocks, &revoked)?;
         }
-        self.needs_recovery()?;
+        self.mark()?;
         Ok(tid)
     }
 
-    fn needs_recovery(&self) -> Result<()> {
+    fn mark(&self) -> Result<()> {
         let mut bytes = [0; SIZE];
         self.device.read_at(OFFSET, &mut bytes)?;
         let mut sb = Superblock::decode(&bytes)?;
-        let incompat = sb.features().incompat | Incompat::RECOVER;
-        sb.feature_incompat = incompat.bits().into();
-        sb.update_checksum();
+        sb.set_needs_recovery(true);
         self.device.write_at(OFFSET, &sb.encode())?;
         self.device.flush()
     }

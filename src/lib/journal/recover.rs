@@ -292,9 +292,7 @@ fn settle_superblock(device: &Arc<dyn BlockDevice>, journal: Option<&Arc<dyn Blo
         return Ok(());
     }
     let mut sb = Superblock::decode_unchecked(&bytes)?;
-    let mut features = sb.features();
-    features.incompat |= Incompat::RECOVER;
-    sb.set_features(features);
+    sb.set_needs_recovery(true);
     let stamped = sb.encode();
     let trial: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(device)));
     trial.write_at(superblock::OFFSET, &stamped)?;
@@ -323,9 +321,7 @@ fn rewrite_superblock(
         inodes += u64::from(desc.free_inodes());
     }
     let mut sb = volume.superblock().clone();
-    let mut features = sb.features();
-    features.incompat -= Incompat::RECOVER;
-    sb.set_features(features);
+    sb.set_needs_recovery(false);
     if !keep_counts {
         sb.set_free_blocks_count(clusters * u64::from(volume.geometry().cluster_ratio));
         sb.free_inodes_count = u32::try_from(inodes).unwrap_or(u32::MAX).into();

@@ -117,11 +117,7 @@ impl Journal {
         let writer = LogWriter::after(log, head, tid, options.barriers);
         let shared = Arc::new(Shared::new(Arc::clone(volume.device()), volume.geometry())?);
         let home = shared.block(shared.super_block)?;
-        let clean = shared.with_super(&home, |sb| {
-            let mut features = sb.features();
-            features.incompat -= Incompat::RECOVER;
-            sb.set_features(features);
-        })?;
+        let clean = shared.with_super(&home, |sb| sb.set_needs_recovery(false))?;
         shared.write().home_super = Some(clean);
         let target = Target::Log(Box::new(writer));
         Ok(Self { shared, target, options, marked: true, poisoned: false, committed: None })
@@ -462,9 +458,7 @@ impl Journal {
 /// In use: to be recovered, or, without a journal, not cleanly unmounted.
 fn mark(sb: &mut Superblock, log: bool) {
     if log {
-        let mut features = sb.features();
-        features.incompat |= Incompat::RECOVER;
-        sb.set_features(features);
+        sb.set_needs_recovery(true);
     } else {
         sb.state = (sb.state_flags() - FsState::VALID).bits().into();
     }

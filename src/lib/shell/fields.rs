@@ -9,6 +9,7 @@ use super::{Failure, Outcome};
 use crate::env::Timestamp;
 use crate::format::features::Features;
 use crate::format::group_desc::GroupDesc;
+use crate::format::indirect::POINTERS;
 use crate::format::inode::InodeCore;
 use crate::format::mmp::Mmp;
 use crate::format::superblock::Superblock;
@@ -57,9 +58,6 @@ macro_rules! fields {
 }
 
 use Kind::{Hash, Number, Numbers, Text, Time, Uuid};
-
-/// Bytes of the area of block pointers that are not numbers for this purpose: it has room for 15.
-const POINTERS: usize = 15;
 
 pub(super) const INODE: &[Field] = fields! { InodeCore:
     "mode" Number, mode 2;

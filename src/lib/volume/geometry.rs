@@ -11,8 +11,6 @@ use crate::format::features::{Compat, Features, Incompat, RoCompat};
 use crate::format::superblock::{self, Superblock};
 use crate::units::{Cluster, Fsblk, Group, Ino};
 
-/// Largest `log_block_size`: 64 KiB.
-const MAX_LOG_BLOCK_SIZE: u32 = 6;
 /// Largest `log_cluster_size`: 512 MiB.
 const MAX_LOG_CLUSTER_SIZE: u32 = 19;
 /// Largest `log_groups_per_flex`.
@@ -162,7 +160,7 @@ impl Geometry {
     /// Block size and cluster ratio.
     fn sizes(sb: &Superblock, features: Features) -> Result<(u32, u32)> {
         let log_block = sb.log_block_size.get();
-        if log_block > MAX_LOG_BLOCK_SIZE {
+        if log_block > superblock::MAX_LOG_BLOCK_SIZE {
             return Err(field("log_block_size", log_block.into()));
         }
         let log_cluster = sb.log_cluster_size.get();

@@ -11,13 +11,11 @@ use super::super::state::Ctx;
 use super::Hands;
 use super::work::{Work, raw};
 use crate::error::{Error, Result};
+use crate::format::indirect::DIRECT;
 use crate::format::inode::{InodeFlags, TimeField};
 use crate::units::{Fsblk, Ino};
 use crate::volume::Edit;
 use crate::volume::store::AllocRequest;
-
-/// Pointers of a block map that are direct.
-const DIRECT: usize = 12;
 
 /// Blocks that nobody may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::device::BlockDevice;
 use crate::error::Result;
-use crate::format::features::{Compat, Incompat};
+use crate::format::features::Compat;
 use crate::format::superblock::{self, State, Superblock};
 use crate::journal::{Log, LogArea};
 use crate::units::Tid;
@@ -62,13 +62,9 @@ pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> R
                 sb.set_features(features);
             })
         }
-        P::JournalRecoverSet => superblock(work, clear_recover),
+        P::JournalRecoverSet => superblock(work, |sb| sb.set_needs_recovery(false)),
         // A backup superblock never says it; the log is brought home before the next round.
-        P::JournalRecoveryClear => superblock(work, |sb| {
-            let mut features = sb.features();
-            features.incompat |= Incompat::RECOVER;
-            sb.set_features(features);
-        }),
+        P::JournalRecoveryClear => superblock(work, |sb| sb.set_needs_recovery(true)),
         P::ExtJournalCsum => match &hands.options.check.journal_device {
             Some(device) => {
                 let mut bytes = [0; superblock::SIZE];
@@ -82,17 +78,11 @@ pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> R
     }
 }
 
-fn clear_recover(sb: &mut Superblock) {
-    let mut features = sb.features();
-    features.incompat -= Incompat::RECOVER;
-    sb.set_features(features);
-}
-
 /// Nothing is to be recovered; `entirely`: there is no journal any more. The feature stays until there is a new one, so that
 /// after a kill the next run knows.
 fn forget(work: &mut Work<'_, '_>, entirely: bool) -> Result<()> {
     superblock(work, |sb| {
-        clear_recover(sb);
+        sb.set_needs_recovery(false);
         sb.state = (sb.state_flags() - State::VALID).bits().into();
         if entirely {
             sb.journal_inum.set(0);
