@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::tool;
 
+/// What a busy machine is given for an answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A terminal that is typed into.
 struct Tmux {
     program: PathBuf,
@@ -52,7 +55,7 @@ impl Tmux {
             if screen.trim_end().ends_with("\ne4sh:") || screen.trim() == "e4sh:" {
                 return;
             }
-            assert!(start.elapsed() < Duration::from_secs(20), "there is no prompt:\n{screen}");
+            assert!(start.elapsed() < PATIENCE, "there is no prompt:\n{screen}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -65,7 +68,7 @@ impl Tmux {
             if screen.contains(text) {
                 return screen;
             }
-            assert!(start.elapsed() < Duration::from_secs(20), "{text:?} is not on the screen:\n{screen}");
+            assert!(start.elapsed() < PATIENCE, "{text:?} is not on the screen:\n{screen}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -109,7 +112,7 @@ fn a_person_is_helped() {
     t.keys(&["Up", "Up", "Enter"]);
     let start = Instant::now();
     while t.shows("e4sh:").matches("\nfound").count() < 2 {
-        assert!(start.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < PATIENCE);
         std::thread::sleep(Duration::from_millis(50));
     }
     // What a command expects.
@@ -137,7 +140,7 @@ fn a_person_is_helped() {
     let start = Instant::now();
     let history = dir.path().join(".local/state/ext4kit/e4sh_history");
     while !history.exists() {
-        assert!(start.elapsed() < Duration::from_secs(20), "no history was kept");
+        assert!(start.elapsed() < PATIENCE, "no history was kept");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -66,6 +66,14 @@ impl Drop for Hold<'_> {
     }
 }
 
+impl Drop for FileDevice {
+    fn drop(&mut self) {
+        // Not left to closing: a process that another thread is just starting has the file open too until it executes, and the
+        // lock would live as long.
+        let _ = retry(|| rustix::fs::flock(&self.fd, FlockOperation::NonBlockingUnlock));
+    }
+}
+
 impl FileDevice {
     /// Open an existing regular file or block device.
     ///
@@ -587,6 +595,21 @@ mod tests {
         assert!(matches!(d.write_at(0, &[1]), Err(Error::Poisoned)));
         assert!(matches!(d.flush(), Err(Error::Poisoned)));
         d.read_at(0, &mut [0]).unwrap();
+    }
+
+    #[test]
+    fn the_lock_ends_with_the_device_though_another_has_the_file_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("img");
+        let d = FileDevice::create_new(&path, 4096).unwrap();
+        // As a child has it between fork and exec.
+        let child = rustix::io::dup(&d.fd).unwrap();
+        assert!(matches!(FileDevice::open(&path, Access::ReadOnly), Err(Error::Busy { .. })));
+        drop(d);
+        let d = FileDevice::open(&path, Access::ReadWrite).unwrap();
+        drop(child);
+        assert!(matches!(FileDevice::open(&path, Access::ReadOnly), Err(Error::Busy { .. })));
+        drop(d);
     }
 
     #[test]
