@@ -307,6 +307,9 @@ impl Mount {
                     self.submit_mapped(i, pass, m.e.lblk.0..m.e.end(), m.e.pblk.0)?;
                 }
                 Err(e) => {
+                    if progress {
+                        self.submit_partly(i, pass)?;
+                    }
                     let again = is_full(&e) && progress && self.space.free.exact() > 0;
                     pass.finished &= !again;
                     done = if again { Ok(()) } else { Err(e) };
@@ -351,6 +354,20 @@ impl Mount {
         }
         pass.map = Gathered::default();
         Ok(())
+    }
+
+    /// What was mapped ends inside a folio: its blocks go on their way without the rest. They will be converted, and the size is
+    /// to cover them.
+    #[doc(alias = "mpage_submit_partial_folio")]
+    fn submit_partly(&mut self, i: &mut MemInode, pass: &mut Pass) -> Result<()> {
+        let pos = u64::from(pass.map.lblk) << self.block_bits();
+        match i.cache.find(pos >> PAGE_BITS).map(|f| (f.index, f.pos())) {
+            Some((index, start)) if start < pos => {
+                pass.pos = pass.pos.max(pos);
+                self.submit(i, index)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Send the blocks of a folio that have a place on their way, neighbours together; the folio stays dirty where others do
