@@ -256,7 +256,8 @@ impl Mount {
         Ok(())
     }
 
-    /// What lies between the old end and a new one becomes part of the file: in a dirty folio it must be zeros.
+    /// What lies between the old end and a new one becomes part of the file: in a dirty folio it must be zeros. Folios whose
+    /// content is in the journal do not show whether they were stored to.
     #[doc(alias = "pagecache_isize_extended")]
     pub(super) fn extended(&self, i: &mut MemInode, from: u64, to: u64) {
         let block = self.block_size();
@@ -264,7 +265,8 @@ impl Mount {
         if from >= to || block >= PAGE || up >= to || up.is_multiple_of(PAGE) {
             return;
         }
-        if let Some(f) = i.cache.find_mut(from >> PAGE_BITS).filter(|f| f.dirty) {
+        let journalled = self.journals_data(i);
+        if let Some(f) = i.cache.find_mut(from >> PAGE_BITS).filter(|f| f.dirty || journalled) {
             let end = (to.min(f.end()) - f.pos()) as usize;
             let start = (from - f.pos()) as usize;
             f.data[start..end].fill(0);

@@ -209,24 +209,27 @@ fn files_hold_what_was_written_whatever_the_options() {
 /// A store through a mapping may reach behind the end, in the last page: it is no content, whatever makes the file longer.
 #[test]
 fn what_was_stored_behind_the_end_is_no_content() {
-    for options in ["rw", "rw,nodelalloc", "rw,buffered_iomap"] {
-        for way in 0..4 {
-            let mut rig = Rig::new(1024, None, options, 1);
-            let ino = rig.files[0].0;
-            let m = &mut rig.mount;
-            m.write(ino, 0, &[1; 4651]).unwrap();
-            m.store_mapped(ino, 5887, &[9; 100]).unwrap();
-            match way {
-                0 => drop(m.write(ino, 12_816, &[1; 100]).unwrap()),
-                1 => m.truncate(ino, 20_000).unwrap(),
-                2 => m.fallocate(ino, 0, 20_000, false).unwrap(),
-                _ => drop(m.write_direct(ino, 12_800, &[1; 512]).unwrap()),
-            }
-            let seen = m.read(ino, 4651, 12_800 - 4651).unwrap();
-            assert!(seen.iter().all(|b| *b == 0), "{options}, way {way}");
-            m.fsync(ino, false).unwrap();
-            assert_eq!(m.check_cache().unwrap(), None, "{options}, way {way}");
+    let paths = ["rw", "rw,nodelalloc", "rw,buffered_iomap", "rw,nodelalloc,buffered_iomap", "rw,data=journal"];
+    for (options, way) in paths.into_iter().flat_map(|o| (0..16).map(move |way| (o, way))) {
+        let mut rig = Rig::new(1024, None, options, 1);
+        let ino = rig.files[0].0;
+        let m = &mut rig.mount;
+        let size = if way & 8 == 0 { 4651 } else { 5120 };
+        m.write(ino, 0, &vec![1; size as usize]).unwrap();
+        m.store_mapped(ino, 5887, &[9; 100]).unwrap();
+        if way & 4 != 0 {
+            m.sync().unwrap();
         }
+        match way & 3 {
+            0 => drop(m.write(ino, 12_816, &[1; 100]).unwrap()),
+            1 => m.truncate(ino, 20_000).unwrap(),
+            2 => m.fallocate(ino, 0, 20_000, false).unwrap(),
+            _ => drop(m.write_direct(ino, 12_800, &[1; 512]).unwrap()),
+        }
+        let seen = m.read(ino, size, (12_800 - size) as usize).unwrap();
+        assert!(seen.iter().all(|b| *b == 0), "{options}, way {way}");
+        m.fsync(ino, false).unwrap();
+        assert_eq!(m.check_cache().unwrap(), None, "{options}, way {way}");
     }
 }
 

@@ -457,17 +457,17 @@ impl Mount {
     }
 
     /// Write blocks that are dirty in the page cache to the device, from block `pblk` on, in one go; they are clean then. What
-    /// lies behind the end of the file is written as zeros.
+    /// lies behind the end of the file becomes zeros, in all of the last folio.
     #[doc(alias = "iomap_submit_ioend")]
     pub(super) fn write_cached(&mut self, i: &mut MemInode, blocks: Range<u32>, pblk: Fsblk) -> Result<()> {
         let bits = self.block_bits();
         let (start, end) = (u64::from(blocks.start) << bits, u64::from(blocks.end) << bits);
         let pages = (start >> PAGE_BITS, (end - 1) >> PAGE_BITS);
-        if i.size < end
-            && let Some(f) = i.cache.find_mut(pages.1)
+        if let Some(f) = i.cache.find_mut(pages.1)
+            && i.size < f.end()
         {
             let at = f.pos();
-            f.data[(i.size.max(start).max(at) - at) as usize..(end - at) as usize].fill(0);
+            f.data[(i.size.max(at) - at) as usize..].fill(0);
         }
         self.write_bytes(i, &(start..end), pblk)?;
         for f in i.cache.meeting_mut(pages.0, pages.1) {
