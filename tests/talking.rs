@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::tool;
 
 /// What a busy machine is given for an answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A terminal that is typed into.
 struct Tmux {
