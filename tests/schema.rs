@@ -11,9 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
+use ext4kit::batch::Options;
+use ext4kit::cli::SystemTimer;
+use ext4kit::env::{FixedClock, Timestamp};
 use ext4kit::inspect::Format;
-use ext4kit::shell::{Session, Settings, run_line};
+use ext4kit::shell::{Commits, Session, Settings, run_line};
 use serde_json::Value;
 
 const COMMANDS: &[&str] = &[
@@ -70,6 +74,9 @@ const COMMANDS: &[&str] = &[
     "map /file",
 ];
 
+/// Commands of a session that changes a copy of the image, `IMAGE`.
+const CHANGING: &[&str] = &["mkdir /new", "chmod 600 /file", "diff IMAGE", "undo -l", "undo"];
+
 /// Every path into `value` with the type that is there. What depends on an object's variant keeps its name.
 fn walk(value: &Value, path: &str, out: &mut BTreeSet<String>) {
     let kind = match value {
@@ -113,12 +120,25 @@ fn found() -> BTreeSet<String> {
         .output()
         .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let mut all = BTreeSet::new();
     let mut session = Session::new(Settings::new(Format::Json));
     session.open(image.as_os_str()).unwrap();
-    let mut all = BTreeSet::new();
-    for command in COMMANDS {
+    answers(&mut session, COMMANDS.iter().map(|c| (*c).to_owned()), &mut all);
+    let copy = dir.path().join("copy");
+    std::fs::copy(&image, &copy).unwrap();
+    let mut session = Session::new(Settings::new(Format::Json));
+    let clock = FixedClock(Timestamp::from_secs(1_700_000_000));
+    session.allow_writing(Options::new(Arc::new(clock), Arc::new(SystemTimer)), Commits::Each);
+    session.open(copy.as_os_str()).unwrap();
+    answers(&mut session, CHANGING.iter().map(|c| c.replace("IMAGE", image.to_str().unwrap())), &mut all);
+    all
+}
+
+/// Run commands, and note the fields of their answers.
+fn answers(session: &mut Session, commands: impl Iterator<Item = String>, all: &mut BTreeSet<String>) {
+    for command in commands {
         let mut answer = Vec::new();
-        run_line(&mut session, command.as_bytes(), &mut answer).unwrap_or_else(|e| panic!("{command}: {e}"));
+        run_line(session, command.as_bytes(), &mut answer).unwrap_or_else(|e| panic!("{command}: {e}"));
         for line in String::from_utf8(answer).unwrap().lines() {
             let value: Value = serde_json::from_str(line).unwrap();
             let schema = value["schema"].as_str().unwrap().strip_prefix("ext4kit/").unwrap().to_owned();
@@ -127,7 +147,6 @@ fn found() -> BTreeSet<String> {
             all.extend(paths.iter().map(|p| format!("{schema} {p}")));
         }
     }
-    all
 }
 
 /// What a value may be, as the lines of the list say.

@@ -97,6 +97,12 @@ pub enum Error {
         /// Which image.
         path: PathBuf,
     },
+    /// The image is not as it was left.
+    #[error("block {block} is not as it was left: the image was changed by somebody else since")]
+    ChangedElsewhere {
+        /// A block that differs.
+        block: Fsblk,
+    },
     /// A write to something opened read-only.
     #[error("read-only")]
     ReadOnly,
@@ -254,6 +260,7 @@ impl Error {
             Self::NotExt4 { .. } => "not_ext4",
             Self::NeedsRecovery => "needs_recovery",
             Self::Busy { .. } => "busy",
+            Self::ChangedElsewhere { .. } => "changed_elsewhere",
             Self::ReadOnly => "read_only",
             Self::Poisoned => "poisoned",
             Self::NotFound { .. } => "not_found",

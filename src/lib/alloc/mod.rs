@@ -196,6 +196,13 @@ impl Allocator {
         self.pending_clusters = 0;
     }
 
+    /// Hold back free clusters (group, first cluster in it, clusters) until the transaction has committed: what is durable still
+    /// refers to them. Only for an allocator that has handed out nothing yet.
+    pub fn hold(&mut self, group: Group, at: u32, len: u32) {
+        self.pending.push((group, at, len));
+        self.pending_clusters += u64::from(len);
+    }
+
     /// Drop what is set aside for an inode.
     #[doc(alias = "ext4_discard_preallocations")]
     pub fn discard_preallocation(&mut self, ino: Ino) {

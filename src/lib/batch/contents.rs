@@ -120,6 +120,11 @@ impl Contents {
         self.inodes.contains(&ino)
     }
 
+    /// Whether nothing waits.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Nothing waits any more.
     pub(super) fn clear(&mut self) {
         *self = Self::default();

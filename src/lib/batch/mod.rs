@@ -5,9 +5,12 @@
 //! whatever can be refused (a name, a missing file, space, room in the journal) is refused before a byte is written; then
 //! content is copied to blocks that nothing refers to; then one commit exposes all of it.
 //!
+//! What was done can be taken back ([`Session::take_back`]), also after it was committed.
+//!
 //! Callers: `e4cp`, the shell. Paths are bytes, from the image's root.
 
 mod args;
+mod back;
 mod contents;
 mod copy;
 mod mmp;
@@ -18,6 +21,7 @@ mod through;
 mod words;
 
 pub use args::owner as parse_owner;
+pub use back::Change;
 pub use contents::Origin;
 pub use copy::CopyOptions;
 pub use mode::ModeChange;

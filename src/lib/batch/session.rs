@@ -74,6 +74,12 @@ pub struct Session {
     /// Transactions committed.
     commits: u64,
     recovered: Option<recover::Report>,
+    /// Content that is written behind the next commit.
+    pub(super) rest: super::back::Rest,
+    /// What content that waited has replaced.
+    pub(super) late: Option<super::back::Change>,
+    /// CRC-32C of the superblock on the device, as this session left it.
+    pub(super) front: Option<u32>,
 }
 
 impl std::fmt::Debug for Session {
@@ -138,6 +144,9 @@ impl Session {
             progress: Arc::new(Silent),
             commits: 0,
             recovered: report.journal.needed.then_some(report),
+            rest: Vec::new(),
+            late: None,
+            front: None,
         })
     }
 
@@ -328,6 +337,22 @@ impl Session {
     /// # Errors
     /// What cannot be read, by name; those of the device end the session.
     pub fn write_contents(&mut self) -> Result<()> {
+        if self.contents.is_empty() {
+            return Ok(());
+        }
+        let watched = self.mount.journal.take_before();
+        if watched.is_some() {
+            self.watch();
+        }
+        let done = self.copy_contents();
+        if let Some(own) = watched {
+            self.keep_late();
+            self.mount.journal.watch_on(own);
+        }
+        done
+    }
+
+    fn copy_contents(&mut self) -> Result<()> {
         let claim = self.claim.as_ref();
         let beat = || claim.map_or(Ok(()), Claim::beat);
         let writer = self.mount.journal.content_writer();
@@ -409,7 +434,8 @@ impl Session {
         }
         self.mount.fs.committed();
         self.ctx.committed();
-        Ok(())
+        self.write_rest()?;
+        if self.front.is_some() { self.note_front() } else { Ok(()) }
     }
 
     /// Forget what was done since the last commit.
@@ -422,6 +448,12 @@ impl Session {
             claim.leave(None);
         }
         self.mount.journal.discard();
+        self.rest.clear();
+        self.look_again()
+    }
+
+    /// Forget what is known of the filesystem.
+    pub(super) fn look_again(&mut self) -> Result<()> {
         self.mount.fs = Filesystem::open(self.mount.journal.view(), &OpenOptions::default())?;
         self.mount.recount();
         self.ctx = Context::new(&self.mount.fs.volume, self.ctx.now());

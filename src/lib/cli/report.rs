@@ -88,7 +88,7 @@ impl std::error::Error for Failure {}
 pub fn hint(e: &Error) -> Option<&'static str> {
     Some(match e.bare() {
         Error::TransactionTooLarge { .. } => {
-            "allow several transactions with --chunked, or give the image a larger journal"
+            "allow several transactions (e4cp --chunked), do less at once, or give the image a larger journal"
         }
         Error::MmpInUse { .. } => "unmount it there; a claim that was left behind is removed by a checker",
         Error::Corrupt { .. } => "`e4fsck -n IMAGE` lists all that is wrong",
@@ -96,6 +96,7 @@ pub fn hint(e: &Error) -> Option<&'static str> {
         Error::NeedsRecovery => "e4sh and e4es show what is there without the journal",
         Error::Busy { .. } => "close the program that uses it, or unmount it",
         Error::DeviceTooSmall { .. } => "the image may be an incomplete copy",
+        Error::ChangedElsewhere { .. } => "`e4fsck -n IMAGE` tells whether it is whole",
         Error::Poisoned => "run `e4fsck IMAGE` before it is used again",
         _ => return None,
     })

@@ -67,16 +67,14 @@ impl ContentWriter {
         let count = (len / size) as u64;
         check_block(shared, block, count)?;
         let span = block..Fsblk(block.0 + count);
-        let clash = {
-            let mut state = shared.write();
-            state.running.data = true;
-            let running = state.running.blocks.range(span.clone()).next().map(|(b, _)| *b);
-            running.or_else(|| state.committed.range(span).next().map(|(b, _)| *b))
-        };
-        if let Some(b) = clash {
-            return Err(invalid("block", b.0, "free since a commit, or content already"));
+        let mut state = shared.write();
+        state.running.data = true;
+        let running = state.running.blocks.range(span.clone()).next().map(|(b, _)| *b);
+        let clash = running.or_else(|| state.committed.range(span.clone()).next().map(|(b, _)| *b));
+        match clash {
+            Some(b) => Err(invalid("block", b.0, "free since a commit, or content already")),
+            None => state.keep_content(shared, span),
         }
-        Ok(())
     }
 }
 

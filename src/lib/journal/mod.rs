@@ -10,6 +10,7 @@
 //! [`Journal::checkpoint`], and [`Journal::close`] at the end. Images without a journal are written by [`direct`].
 
 mod area;
+mod before;
 mod by_hand;
 mod content;
 pub mod direct;
@@ -29,6 +30,7 @@ mod transact_tests;
 mod writer;
 
 pub use area::LogArea;
+pub use before::{Before, OldContent};
 pub use by_hand::ByHand;
 pub use content::ContentWriter;
 pub use fast::FastCommits;

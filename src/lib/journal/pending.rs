@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::before::Before;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::superblock::{self, Superblock};
@@ -43,10 +44,12 @@ pub(super) struct State {
     pub(super) changes: u64,
     /// The block with the superblock as it is at home, without marks of ours.
     pub(super) home_super: Option<Arc<[u8]>>,
+    /// What changes replace, where that is kept.
+    pub(super) before: Option<Before>,
 }
 
 impl State {
-    fn get(&self, shared: &Shared, block: Fsblk) -> Option<&Arc<[u8]>> {
+    pub(super) fn get(&self, shared: &Shared, block: Fsblk) -> Option<&Arc<[u8]>> {
         let pending = self.running.blocks.get(&block).or_else(|| self.committed.get(&block));
         pending.or_else(|| self.home_super.as_ref().filter(|_| block == shared.super_block))
     }
@@ -93,7 +96,7 @@ impl Shared {
         block.0 * self.block_size as u64
     }
 
-    fn at_home(&self, block: Fsblk) -> Result<Arc<[u8]>> {
+    pub(super) fn at_home(&self, block: Fsblk) -> Result<Arc<[u8]>> {
         let mut bytes = vec![0; self.block_size as usize];
         self.device.read_at(self.byte(block), &mut bytes)?;
         Ok(bytes.into())

@@ -18,9 +18,11 @@
 //! Blocks freed in a transaction belong to their old owner until it has committed. Who hands out blocks must hold them
 //! back until [`Journal::commit`] has returned; [`Journal::running`] and [`Journal::committed`] say which transaction is which.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use super::before::Before;
 use super::content::{ContentWriter, check_block, invalid};
 use super::log::Log;
 use super::pending::{Running, Shared, View, write_home};
@@ -257,6 +259,35 @@ impl Journal {
         self.shared.write().running = point.0;
     }
 
+    /// Keep what changes replace from now on, with room for so many bytes of content.
+    pub fn watch(&mut self, room: usize) {
+        self.shared.write().before = Some(Before::with_room(room));
+    }
+
+    /// What changes replaced since [`Journal::watch`]; nothing more is kept.
+    pub fn take_before(&mut self) -> Option<Before> {
+        self.shared.write().before.take()
+    }
+
+    /// Go on keeping what changes replace, after what was taken with [`Journal::take_before`].
+    pub fn watch_on(&mut self, before: Before) {
+        self.shared.write().before = Some(before);
+    }
+
+    /// A block as it is with everything pending.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn block(&self, block: Fsblk) -> Result<Arc<[u8]>> {
+        check_block(&self.shared, block, 1)?;
+        self.shared.block(block)
+    }
+
+    /// The metadata blocks that the running transaction has changed.
+    pub fn changed_blocks(&self) -> BTreeSet<Fsblk> {
+        self.shared.read().running.blocks.keys().copied().collect()
+    }
+
     /// Commit the running transaction. When this returns, it survives a crash. `None` where there was nothing to commit.
     ///
     /// # Errors
@@ -479,6 +510,11 @@ impl Handle<'_> {
         self.journal.running()
     }
 
+    /// Metadata blocks of the running transaction, with `more`.
+    pub fn blocks_with(&self, more: u64) -> u64 {
+        self.journal.pending().0 + more
+    }
+
     /// Commit what is running and go on in a new transaction with `credits`: what was done so far and what comes are no
     /// longer one.
     ///
@@ -505,6 +541,7 @@ impl Handle<'_> {
             return Err(invalid("block", block.0, "outside the journal"));
         }
         let mut state = shared.write();
+        state.keep_block(shared, block)?;
         let fresh = !state.running.blocks.contains_key(&block);
         if fresh {
             let Some(left) = self.credits.checked_sub(1) else {
@@ -540,6 +577,7 @@ impl MetaStore for Handle<'_> {
         self.journal.check_alive()?;
         check_block(&self.journal.shared, block, 1)?;
         let mut state = self.journal.shared.write();
+        state.keep_block(&self.journal.shared, block)?;
         state.changes += 1;
         state.running.made.remove(&block);
         if state.running.blocks.remove(&block).is_some() {

@@ -30,6 +30,7 @@ mod script;
 mod search;
 mod session;
 mod table;
+mod undo;
 mod walk;
 mod xattr;
 

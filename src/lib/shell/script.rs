@@ -42,12 +42,9 @@ pub fn run_line(session: &mut Session, line: &[u8], out: &mut dyn Write) -> Outc
     let name = String::from_utf8_lossy(name);
     let command = find(&name)
         .ok_or_else(|| Failure::Usage(format!("no command \"{}\" (\"help\" lists them)", name.escape_debug())))?;
-    if command.family != Family::Change {
-        session.show_contents()?;
-    }
-    let before = session.changes();
+    let before = session.before_command(command.family == Family::Change)?;
     let done = (command.run)(session, &Args { command, words: rest }, out);
-    let settled = session.after_command(before, done.is_err());
+    let settled = session.after_command(before, line, done.is_err());
     done.and(settled)
 }
 

@@ -112,6 +112,8 @@ pub struct Session {
     journal: Option<super::journal::Opened>,
     /// The inode that `extent_open` opened.
     extents: Option<super::extents::Cursor>,
+    /// What can be taken back.
+    history: super::undo::History,
 }
 
 /// Shows a question and reads the answer; `None` at the end of the input.
@@ -139,6 +141,7 @@ impl Session {
             asker: None,
             journal: None,
             extents: None,
+            history: super::undo::History::default(),
         }
     }
 
@@ -191,6 +194,7 @@ impl Session {
     /// [`Session::open`] with other options.
     pub fn open_with(&mut self, image: &OsStr, options: &OpenOptions) -> Result<Option<DirtyJournalSeen>> {
         let image = ImageSpec::parse(image);
+        self.history.clear();
         if let Some(writing) = &self.writing {
             let mut device = image.open(Access::ReadWrite)?;
             if let Some(file) = self.undo.take() {
@@ -258,6 +262,11 @@ impl Session {
         &mut self.journal
     }
 
+    /// What can be taken back.
+    pub(super) const fn history(&mut self) -> &mut super::undo::History {
+        &mut self.history
+    }
+
     /// The inode whose extents are open.
     pub(super) const fn extents(&mut self) -> &mut Option<super::extents::Cursor> {
         &mut self.extents
@@ -280,6 +289,7 @@ impl Session {
             return Err(read_only());
         }
         let Opened { image, store, root, cwd } = self.opened.take().ok_or_else(nothing_open)?;
+        self.history.clear();
         let device = match store {
             Store::Write(edit) => {
                 let device = Arc::clone(edit.device());
@@ -330,7 +340,7 @@ impl Session {
         self.edit()?;
         match self.commits {
             Commits::Each => self.commits = Commits::Begun,
-            Commits::AtEnd => self.edit()?.commit()?,
+            Commits::AtEnd => self.commit()?,
             Commits::Begun => return Err(Failure::Usage("a transaction has begun already".into())),
         }
         Ok(())
@@ -338,7 +348,10 @@ impl Session {
 
     /// Commit what was done since the last commit.
     pub fn commit(&mut self) -> Outcome {
+        self.edit()?;
+        self.show_contents()?;
         self.edit()?.commit()?;
+        self.history.committed();
         self.end_transaction();
         Ok(())
     }
@@ -346,6 +359,8 @@ impl Session {
     /// Forget what was done since the last commit.
     pub fn abort(&mut self) -> Outcome {
         self.edit()?.discard()?;
+        self.history.forgotten();
+        self.leave_missing_directory();
         self.end_transaction();
         Ok(())
     }
@@ -366,23 +381,75 @@ impl Session {
 
     /// Write content of files that waits for a commit, so that commands see it.
     pub(super) fn show_contents(&mut self) -> Outcome {
-        match self.opened.as_mut().map(|o| &mut o.store) {
-            Some(Store::Write(edit)) => Ok(edit.write_contents()?),
-            _ => Ok(()),
+        let Some(Store::Write(edit)) = self.opened.as_mut().map(|o| &mut o.store) else { return Ok(()) };
+        edit.write_contents()?;
+        self.note_contents();
+        Ok(())
+    }
+
+    /// Content that waited is of commands that are done already.
+    fn note_contents(&mut self) {
+        if let Some(Store::Write(edit)) = self.opened.as_mut().map(|o| &mut o.store)
+            && let Some(late) = edit.take_late()
+        {
+            self.history.more(late);
         }
     }
 
-    /// A command is done, which began when there were `before` changes: commit it, where each one is. Where it `failed` in
-    /// the middle of a change, what was not committed is lost.
-    pub(super) fn after_command(&mut self, before: u64, failed: bool) -> Outcome {
+    /// A command begins; tells how many changes there were before. Unless it only changes (`changing`), it sees all content.
+    pub(super) fn before_command(&mut self, changing: bool) -> Outcome<u64> {
+        if let Some(Store::Write(edit)) = self.opened.as_mut().map(|o| &mut o.store) {
+            edit.watch();
+        }
+        if !changing {
+            self.show_contents()?;
+        }
+        Ok(self.changes())
+    }
+
+    /// A command is done, which began when there were `before` changes: note what it changed, and commit it, where each one is.
+    /// Where it `failed` in the middle of a change, what was not committed is lost.
+    pub(super) fn after_command(&mut self, before: u64, command: &[u8], failed: bool) -> Outcome {
+        self.note_contents();
         if self.changes() == before {
             return Ok(());
         }
-        match (failed, self.commits) {
-            (true, _) => self.abort(),
-            (false, Commits::Each) => Ok(self.edit()?.commit()?),
-            (false, _) => Ok(()),
+        if failed {
+            return self.abort();
         }
+        let done = self.note_change(command);
+        if done.is_err() {
+            self.abort()?;
+        }
+        done
+    }
+
+    fn note_change(&mut self, command: &[u8]) -> Outcome {
+        let edit = self.edit()?;
+        edit.prepare()?;
+        if let Some(change) = edit.take_change()? {
+            let text = String::from_utf8_lossy(command.trim_ascii()).escape_debug().to_string();
+            self.history.push(text, change);
+        }
+        if self.commits == Commits::Each {
+            self.edit()?.watch();
+            self.show_contents()?;
+            self.edit()?.commit()?;
+            self.history.committed();
+        }
+        Ok(())
+    }
+
+    /// Where the current directory is none any more, go to the root.
+    pub(super) fn leave_missing_directory(&mut self) {
+        let is_dir = |s: &Self, ino| {
+            s.volume().is_ok_and(|v| {
+                v.inode(ino).is_ok_and(|i| i.file_type() == Some(FileType::Directory) && i.core().links_count.get() > 0)
+            })
+        };
+        let Ok((root, cwd)) = self.directories() else { return };
+        let root = if is_dir(self, root) { root } else { Ino::ROOT };
+        self.set_directories(root, if is_dir(self, cwd) { cwd } else { root });
     }
 
     /// The image that is open.

@@ -5,7 +5,8 @@ use std::io::Write;
 use super::args::Args;
 use super::session::Session;
 use super::{
-    Outcome, assign, block, change, dir, extents, file, fs, inode, journal, misc, raw, rescue, search, walk, xattr,
+    Outcome, assign, block, change, dir, extents, file, fs, inode, journal, misc, raw, rescue, search, undo, walk,
+    xattr,
 };
 
 /// What runs a command.
@@ -103,6 +104,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         block::COMMANDS,
         walk::COMMANDS,
         change::COMMANDS,
+        undo::COMMANDS,
         raw::COMMANDS,
         assign::COMMANDS,
         rescue::COMMANDS,
