@@ -125,7 +125,9 @@ impl Session {
     fn open_claimed(device: Arc<dyn BlockDevice>, options: Options, now: Timestamp) -> Result<Self> {
         let recovery = RecoverOptions { on_damage: OnDamage::Refuse, now: Some(now), keep_counts: false };
         let report = recover::recover(&device, options.journal.clone(), recovery)?;
-        let volume = Volume::open(Arc::clone(&device), &OpenOptions::default())?;
+        // Groups are looked at when the filesystem is opened, below.
+        let volume =
+            Volume::open(Arc::clone(&device), &OpenOptions { verify_groups: false, ..OpenOptions::default() })?;
         let write = JournalOptions { clock: Arc::new(FixedClock(now)), barriers: options.barriers };
         let journal = if volume.geometry().features.compat.contains(Compat::HAS_JOURNAL) {
             Journal::open(&volume, options.journal.clone(), write)?

@@ -141,8 +141,9 @@ impl LogWriter {
         if self.used == 0 {
             self.log.update(|sb| sb.set_log(Some(head), tid))?;
         }
-        let mut spool =
-            Spool { at: head, bytes: Vec::with_capacity(MAX_WRITE), sum: V1Checksum::default(), writer: self };
+        let need = self.need(blocks.len() as u64, revoked.len() as u64) * self.log.format().block_size as u64;
+        let bytes = Vec::with_capacity(MAX_WRITE.min(need as usize));
+        let mut spool = Spool { at: head, bytes, sum: V1Checksum::default(), writer: self };
         spool.revokes(revoked)?;
         spool.blocks(blocks)?;
         spool.write()?;
