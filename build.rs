@@ -2,9 +2,9 @@
 //! time, most of which for a small edit is the loading of shared libraries.
 //!
 //! Cargo has no setting for this that leaves procedural macros alone and the programs where everybody looks for them
-//! (`target/release`), so the linker of the programs, and of nothing else, is told: it is to make a static, position
-//! independent executable, and finds the names of the shared libraries that the standard library asks for in a
-//! directory of ours, where each is a script that names the archives instead. Where an archive is missing (some distributions
+//! (`target/release`), so the linker of the programs, and of nothing else, is told: it is to make a static executable at a
+//! fixed place (moving itself would cost as much as opening an image), and finds the names of the shared libraries that the
+//! standard library asks for in a directory of ours, where each is a script that names the archives instead. Where an archive is missing (some distributions
 //! keep them in a package of their own), for another target, or with `EXT4KIT_DYNAMIC` set, nothing is done.
 
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ const INSTEAD: [(&str, &[&str]); 3] = [
     ("libm.so", &["libm.a"]),
 ];
 
-/// What else a static, position independent executable begins with.
-const START: [&str; 2] = ["rcrt1.o", "crtbeginS.o"];
+/// What else a static executable begins with.
+const START: [&str; 2] = ["crt1.o", "crtbeginT.o"];
 
 fn main() {
     for name in ["EXT4KIT_DYNAMIC", "RUSTC_LINKER"] {
@@ -30,7 +30,8 @@ fn main() {
     if let (true, Some(out)) = (wanted && is_native_glibc(), env::var_os("OUT_DIR"))
         && let Some(directory) = scripts(Path::new(&out))
     {
-        println!("cargo::rustc-link-arg-bins=-static-pie");
+        println!("cargo::rustc-link-arg-bins=-no-pie");
+        println!("cargo::rustc-link-arg-bins=-static");
         println!("cargo::rustc-link-arg-bins=-L{}", directory.display());
     }
 }

@@ -216,7 +216,8 @@ impl Layout {
             self.reserved_gdt = 0;
         }
         let meta_bg = self.features.incompat.contains(Incompat::META_BG);
-        let head = self.reserved_gdt + if meta_bg { 1 } else { self.desc_blocks };
+        // Room that was asked for must be there, though meta_bg has no use for it.
+        let head = p.reserved_gdt.unwrap_or(self.reserved_gdt) + if meta_bg { 1 } else { self.desc_blocks };
         if 3 + u64::from(self.itable_blocks) + u64::from(head) > u64::from(self.blocks_per_group) {
             return Err(too_many());
         }
