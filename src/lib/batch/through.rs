@@ -6,6 +6,9 @@
 //! the file before is freed first, and its blocks are held back until the commit; so a crash finds the old content or the
 //! new one. One file at a time is in the page cache, of which no more than [`DIRTY`] bytes stay dirty.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::contents::Origin;
@@ -83,7 +86,8 @@ impl Session {
         self.mount.recount();
         let route = self.route(ino)?;
         reader.open(id)?;
-        let written = self.write_pieces(ino, origin, id, reader);
+        let lent = self.borrow(ino, origin, id, reader);
+        let written = lent.and_then(|is_lent| self.write_pieces(ino, origin, id, reader, is_lent));
         self.mount.forget(ino);
         if matches!(written, Err(Error::Io { .. } | Error::Poisoned)) {
             self.mount.journal.abort();
@@ -104,7 +108,26 @@ impl Session {
         Ok(Route { path, why: if asked { "" } else { why } })
     }
 
-    fn write_pieces(&mut self, ino: Ino, origin: &Arc<Origin>, id: NodeId, reader: &mut dyn Reader) -> Result<()> {
+    /// Where large folios may refer to what the source has instead of holding copies, see [`Mount::lend`]; whether they may.
+    fn borrow(&mut self, ino: Ino, origin: &Origin, id: NodeId, reader: &dyn Reader) -> Result<bool> {
+        let iomap = self.mount.inode(ino).is_some_and(|i| self.mount.uses_iomap(i).0);
+        match reader.host_range() {
+            Some((file, base)) if iomap => {
+                let path = origin.tree.path(id);
+                self.mount.lend(ino, file, base, Path::new(OsStr::from_bytes(&path))).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn write_pieces(
+        &mut self,
+        ino: Ino,
+        origin: &Arc<Origin>,
+        id: NodeId,
+        reader: &mut dyn Reader,
+        is_lent: bool,
+    ) -> Result<()> {
         let node = origin.node(id)?;
         let size = self.through().map_or(SMALL, |t| t.write_size).max(1);
         let mut window = Window { at: 0, bytes: Vec::new() };
@@ -113,7 +136,7 @@ impl Session {
             let stop = s.end.min(node.size);
             while at < stop {
                 let len = (stop - at).min(size as u64) as usize;
-                let mut piece = Piece { reader, window: &mut window, at, len, stop, small: size < SMALL };
+                let mut piece = Piece { reader, window: &mut window, at, len, stop, small: size < SMALL, is_lent };
                 let taken = self.mount.write_from(ino, at, &mut piece)? as u64;
                 self.went_on(taken)?;
                 at += taken;
@@ -142,11 +165,16 @@ struct Piece<'a> {
     /// Where the segment ends.
     stop: u64,
     small: bool,
+    is_lent: bool,
 }
 
 impl IovIter for Piece<'_> {
     fn len(&self) -> usize {
         self.len
+    }
+
+    fn is_lent(&self) -> bool {
+        self.is_lent
     }
 
     fn copy(&mut self, at: usize, out: &mut [u8]) -> Result<()> {

@@ -75,8 +75,10 @@ pub struct Folio {
     pub index: u64,
     /// log2 of the number of pages.
     pub order: u32,
-    /// Content.
+    /// Content, unless it is lent.
     pub data: Vec<u8>,
+    /// What it holds is still in the file of the host that lends it; `data` may be anything.
+    pub lent: bool,
     /// All of the content is known.
     pub uptodate: bool,
     /// To be written back.
@@ -91,7 +93,7 @@ pub struct Folio {
 impl Folio {
     /// A folio of which nothing is known, in memory that may hold anything.
     fn new(index: u64, order: u32, (data, buffers): (Vec<u8>, Vec<Buffer>)) -> Self {
-        Self { index, order, data, uptodate: false, dirty: false, error: false, buffers }
+        Self { index, order, data, lent: false, uptodate: false, dirty: false, error: false, buffers }
     }
 
     /// Byte of the file where it begins.

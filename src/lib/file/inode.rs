@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::delalloc::{Allocation, Delalloc};
 use super::folio::PageCache;
+use super::lent::Lender;
 use crate::error::{Error, IoOp, Result};
 use crate::format::inode::Inode;
 use crate::units::{Fsblk, Lblk, Tid};
@@ -16,6 +18,8 @@ use crate::volume::{Mapping, OpenInode, Volume};
 pub struct MemInode {
     /// The inode as the next [`super::Mount`] handle stores it; its size is `disksize`.
     pub o: OpenInode,
+    /// The file of the host that holds what is written to it.
+    pub(super) lender: Option<Arc<Lender>>,
     /// What readers see.
     #[doc(alias = "i_size")]
     pub size: u64,
@@ -93,6 +97,7 @@ impl MemInode {
         let size = o.inode.size();
         Self {
             o,
+            lender: None,
             size,
             disksize: size,
             dd: Delalloc::new(cluster_bits),

@@ -135,15 +135,22 @@ impl Mount {
             if !i.dd.es().is_valid(map.cookie) {
                 break;
             }
-            let copied = self.fill_around(f, &inside, map).and_then(|()| {
-                from.copy((at - pos) as usize, &mut f.data[inside.clone()])?;
-                f.written(&inside, bits);
-                Ok(())
+            let whole = inside.len() == f.data.len();
+            if whole {
+                f.lent = from.is_lent();
+            }
+            let owned = match &i.lender {
+                Some(lender) if f.lent && !whole => lender.copy_to(f),
+                _ => Ok(()),
+            };
+            let copied = owned.and_then(|()| self.fill_around(f, &inside, map)).and_then(|()| {
+                if f.lent { Ok(()) } else { from.copy((at - pos) as usize, &mut f.data[inside.clone()]) }
             });
             if let Err(e) = copied {
                 self.give_back(i, map, at);
                 return Err(e);
             }
+            f.written(&inside, bits);
             i.size = i.size.max(end);
             at = end;
         }

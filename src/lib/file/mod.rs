@@ -25,6 +25,7 @@ mod initialise;
 mod inline;
 mod inode;
 pub mod iomap;
+mod lent;
 mod map;
 #[cfg(test)]
 mod model_tests;

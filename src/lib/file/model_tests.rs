@@ -42,6 +42,16 @@ fn make(block: u32, cluster: Option<u32>) -> Arc<dyn BlockDevice> {
     Arc::new(device)
 }
 
+/// A filesystem with one empty file.
+pub(super) fn made(block: u32, options: MountOptions) -> (Mount, Ino) {
+    let mut mount = Mount::new(make(block, None), options, NOW).unwrap();
+    let mut names = Context::new(mount.volume(), NOW);
+    let made = mount.with_edit(&mut names, |e, c| {
+        Ok(Namei::new(e, c).make(Ino::ROOT, b"a", What::File, &Attributes::root(0o644))?.ino)
+    });
+    (mount, made.unwrap())
+}
+
 impl Rig {
     fn new(block: u32, cluster: Option<u32>, options: &str, seed: u64) -> Self {
         let device = make(block, cluster);

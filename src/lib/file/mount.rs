@@ -184,8 +184,16 @@ impl Mount {
         self.inodes.remove(&ino).ok_or(Error::NoSuchInode { ino, max: self.fs.volume.geometry().inodes_count })
     }
 
-    /// Do an operation on a file.
+    /// Do an operation on a file whose content is all in memory, or on the device.
     pub(super) fn on<T>(&mut self, ino: Ino, f: impl FnOnce(&mut Self, &mut MemInode) -> Result<T>) -> Result<T> {
+        self.on_lent(ino, |m, i| {
+            Self::own_all(i)?;
+            f(m, i)
+        })
+    }
+
+    /// Do an operation on a file, some of whose content may be lent.
+    pub(super) fn on_lent<T>(&mut self, ino: Ino, f: impl FnOnce(&mut Self, &mut MemInode) -> Result<T>) -> Result<T> {
         let mut i = self.take(ino)?;
         let done = self.make_room(Some(&mut i)).and_then(|()| f(self, &mut i));
         if done.is_err() {
@@ -198,10 +206,15 @@ impl Mount {
 
     /// An operation that changes a file.
     pub(super) fn changing<T>(&mut self, ino: Ino, f: impl FnOnce(&mut Self, &mut MemInode) -> Result<T>) -> Result<T> {
+        self.will_change(ino);
+        self.on(ino, f)
+    }
+
+    /// A file is about to be changed.
+    pub(super) fn will_change(&mut self, ino: Ino) {
         if !self.dirtied.contains(&ino) {
             self.dirtied.push(ino);
         }
-        self.on(ino, f)
     }
 
     /// Commit, where the running transaction has little room left.

@@ -22,6 +22,11 @@ pub trait IovIter {
     /// What cannot be read.
     #[doc(alias = "copy_folio_from_iter_atomic")]
     fn copy(&mut self, at: usize, out: &mut [u8]) -> Result<()>;
+
+    /// Whether they are those that a file of the host lends ([`Mount::lend`]): they need not be copied before writeback.
+    fn is_lent(&self) -> bool {
+        false
+    }
 }
 
 /// Bytes in memory.

@@ -30,7 +30,8 @@ impl Mount {
     /// # Errors
     /// As [`Mount::write`], and those of `from`; what it gave before is written.
     pub fn write_from(&mut self, ino: Ino, pos: u64, from: &mut dyn IovIter) -> Result<usize> {
-        self.changing(ino, |m, i| {
+        self.will_change(ino);
+        self.on_lent(ino, |m, i| {
             m.touch(i)?;
             if Self::is_inline(i)
                 && let Some(taken) = m.write_inline(i, pos, from)?
@@ -88,7 +89,7 @@ impl Mount {
     /// Write back what is dirty in a range, and wait; nothing is committed.
     #[doc(alias = "sync_file_range")]
     pub fn write_back(&mut self, ino: Ino, range: Range<u64>) -> Result<()> {
-        self.on(ino, |m, i| m.write_back_range(i, range))
+        self.on_lent(ino, |m, i| m.write_back_range(i, range))
     }
 
     /// Memory is short: write what of a range can be written without allocating or converting anything. A folio with blocks

@@ -425,7 +425,7 @@ impl Mount {
     /// What the device does not take is noted in the file, for its next fsync; where the transaction is not this mount's own,
     /// it is an error at once.
     #[doc(alias = "mapping_set_error")]
-    fn write_bytes(&mut self, i: &mut MemInode, bytes: &Range<u64>, pblk: Fsblk) -> Result<()> {
+    pub(super) fn write_bytes(&mut self, i: &mut MemInode, bytes: &Range<u64>, pblk: Fsblk) -> Result<()> {
         let folios = i.cache.following(bytes.start >> PAGE_BITS).take_while(|f| f.pos() < bytes.end);
         let parts: Vec<IoSlice<'_>> = folios
             .map(|f| (f, bytes.start.saturating_sub(f.pos()), bytes.end.min(f.end()) - f.pos()))
@@ -469,7 +469,7 @@ impl Mount {
             let at = f.pos();
             f.data[(i.size.max(at) - at) as usize..].fill(0);
         }
-        self.write_bytes(i, &(start..end), pblk)?;
+        self.write_either(i, &(start..end), pblk)?;
         for f in i.cache.meeting_mut(pages.0, pages.1) {
             let from = start.saturating_sub(f.pos()) >> bits;
             let to = (end.min(f.end()) - f.pos()) >> bits;

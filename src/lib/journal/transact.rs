@@ -20,6 +20,7 @@
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::before::Before;
@@ -236,6 +237,19 @@ impl Journal {
     pub fn write_content(&mut self, block: Fsblk, parts: &[IoSlice<'_>]) -> Result<()> {
         self.check_alive()?;
         let done = self.content_writer().write_parts(block, parts);
+        if matches!(done, Err(Error::InvalidArgument { .. })) {
+            return done;
+        }
+        self.guard(done)
+    }
+
+    /// Let the host copy `len` bytes of a file, from byte `from` on, whole blocks, to `block` and on; returns how many it copied.
+    ///
+    /// # Errors
+    /// As [`Journal::write_content`].
+    pub fn copy_content(&mut self, block: Fsblk, file: BorrowedFd<'_>, from: u64, len: u64) -> Result<u64> {
+        self.check_alive()?;
+        let done = self.content_writer().copy_from(block, file, from, len);
         if matches!(done, Err(Error::InvalidArgument { .. })) {
             return done;
         }
