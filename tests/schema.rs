@@ -75,7 +75,19 @@ const COMMANDS: &[&str] = &[
 ];
 
 /// Commands of a session that changes a copy of the image, `IMAGE`.
-const CHANGING: &[&str] = &["mkdir /new", "chmod 600 /file", "diff IMAGE", "undo -l", "undo"];
+const CHANGING: &[&str] = &[
+    "mkdir /new",
+    "chmod 600 /file",
+    "diff IMAGE",
+    "undo -l",
+    "undo",
+    "wp mount",
+    "wp write /file 0 30000",
+    "wp read /file 0 100",
+    "wp mmap /file 0 10",
+    "es",
+    "wp crash",
+];
 
 /// Every path into `value` with the type that is there. What depends on an object's variant keeps its name.
 fn walk(value: &Value, path: &str, out: &mut BTreeSet<String>) {

@@ -15,7 +15,7 @@ use super::session::Session;
 use crate::device::BlockDevice;
 use crate::error::{Error, Result};
 use crate::format::{bitmap, superblock};
-use crate::journal::{Before, Handle, OldContent};
+use crate::journal::{Before, Handle, LogArea, OldContent};
 use crate::units::{Fsblk, Group};
 use crate::volume::store::MetaStore;
 use crate::volume::{OpenOptions, Volume};
@@ -45,6 +45,40 @@ impl Change {
     /// Whether it wrote over content that was not kept: changes before it cannot be taken back.
     pub fn ends_history(&self) -> bool {
         self.before.has_lost()
+    }
+
+    /// What differs in `ranges` of bytes between `old` and `new`, which are both clean; blocks of the journal aside. `None` where it is
+    /// too much to be kept.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn between(old: &Volume, new: &Volume, ranges: &[Range<u64>]) -> Result<Option<Self>> {
+        let size = u64::from(new.geometry().block_size);
+        let used = InUse::read(old, old.geometry().all_groups())?;
+        let log = LogArea::locate(new, None).ok();
+        let mut change = Self { before: Before::default(), after: BTreeMap::new() };
+        for range in ranges {
+            for block in (range.start / size..range.end.div_ceil(size)).map(Fsblk) {
+                if !new.geometry().has_block(block) || log.as_ref().is_some_and(|l| l.holds(block)) {
+                    continue;
+                }
+                let (was, now) = (old.block(block)?, new.block(block)?);
+                if was == now {
+                    continue;
+                }
+                change.after.insert(block, crc32c::crc32c(&now));
+                let was: Arc<[u8]> = was.into_owned().into();
+                if used.has(old, block) {
+                    change.before.blocks.insert(block, was);
+                } else {
+                    change.before.content.push((block, 1, OldContent::Bytes(was)));
+                }
+                if change.size() > ROOM {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(change))
     }
 
     /// Make this one and the one after it one.
@@ -215,7 +249,10 @@ impl Session {
             match (used.has(old, block), durable.has(old, block)) {
                 // Through the transaction, which alone may change what is durable.
                 (true, true) => put(&mut self.mount.journal.start(0)?, block, bytes)?,
-                (false, true) => self.rest.push((block, bytes)),
+                (false, true) => {
+                    self.mount.journal.start(0)?.forget_content(block, 1)?;
+                    self.rest.push((block, bytes));
+                }
                 (_, false) => self.mount.journal.content_writer().write(block, &bytes)?,
             }
         }

@@ -15,6 +15,7 @@
 //! | [`MemoryDevice`] | bytes in memory |
 //! | [`WindowDevice`] | a range of another device: a partition in a disk image |
 //! | [`OverlayDevice`] | another device with changes that stay in memory: dry runs, crash states |
+//! | [`StagedDevice`] | another device whose writes can be held back, and applied in order |
 //! | [`RecordDevice`] | another device, with a [`WriteLog`] of what was done to it |
 //! | [`FaultDevice`] | another device that fails when told to |
 //!
@@ -34,6 +35,7 @@ mod open;
 pub mod overlay;
 mod record;
 pub mod replay;
+mod staged;
 mod undo;
 mod window;
 
@@ -46,6 +48,7 @@ pub use open::ImageSpec;
 pub use overlay::OverlayDevice;
 pub use record::RecordDevice;
 pub use replay::WriteLog;
+pub use staged::StagedDevice;
 pub use undo::{UndoDevice, undo};
 pub use window::WindowDevice;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::content::{crc32, pattern};
-use super::parse::{Op, Script, Whence};
+use super::parse::{Head, Op, Script, Whence};
 use super::recovered::recovered;
 use super::state::{fs_state, state};
 use crate::device::BlockDevice;
@@ -14,14 +14,14 @@ use crate::env::Timestamp;
 use crate::error::{Error, Result};
 use crate::file::event::{Traced, Tracer};
 use crate::file::{Mount, MountOptions, PathChoice};
-use crate::format::inode::TimeField;
+use crate::format::inode::{FileType, TimeField};
 use crate::namei::{Attributes, Context, Namei, What};
 use crate::units::Ino;
 
 /// Bytes of a page: a store through a mapping is one page at a time.
 const PAGE: u64 = 4096;
 /// Most bytes that one operation reads or writes.
-const MAX_BYTES: u64 = 1 << 30;
+pub(super) const MAX_BYTES: u64 = 1 << 30;
 
 /// Where records go.
 pub type Emit<'e> = &'e mut dyn FnMut(&Value) -> Result<()>;
@@ -39,10 +39,12 @@ pub struct Settings {
 
 /// A script that is being run.
 #[derive(Debug)]
-pub(super) struct Engine<'s> {
-    script: &'s Script,
+pub(super) struct Engine {
+    head: Head,
+    /// The head as it was read.
+    raw: Value,
     pub(super) mount: Mount,
-    names: Context,
+    pub(super) names: Context,
     /// Open files by name.
     open: BTreeMap<String, Ino>,
     /// What was shown of each last.
@@ -116,15 +118,16 @@ pub fn watch(
     finally(&tracer.take(), see)
 }
 
-impl<'s> Engine<'s> {
-    pub(super) fn new(script: &'s Script, device: &Arc<dyn BlockDevice>, settings: Settings) -> Result<Self> {
+impl Engine {
+    pub(super) fn new(script: &Script, device: &Arc<dyn BlockDevice>, settings: Settings) -> Result<Self> {
         let mut options = MountOptions::parse(&script.head.mount)?;
         if settings.path != PathChoice::Auto {
             options.path = settings.path;
         }
         let mount = Mount::new(Arc::clone(device), options, settings.now)?;
         let names = Context::new(mount.volume(), settings.now);
-        Ok(Self { script, mount, names, open: BTreeMap::new(), last: BTreeMap::new(), settings })
+        let (head, raw) = (script.head.clone(), script.raw.clone());
+        Ok(Self { head, raw, mount, names, open: BTreeMap::new(), last: BTreeMap::new(), settings })
     }
 
     /// Close everything and unmount.
@@ -134,6 +137,26 @@ impl<'s> Engine<'s> {
             self.mount.close(ino)?;
         }
         self.mount.unmount()
+    }
+
+    /// Open files by name.
+    pub(super) const fn open_files(&self) -> &BTreeMap<String, Ino> {
+        &self.open
+    }
+
+    /// Open a file that is there, under a name.
+    pub(super) fn adopt(&mut self, name: &str, ino: Ino) -> Result<()> {
+        let path = || name.as_bytes().to_vec();
+        match self.mount.volume().inode(ino)?.file_type() {
+            Some(FileType::Regular) => {}
+            Some(FileType::Directory) => return Err(Error::IsDirectory { path: path() }),
+            _ => {
+                return Err(Error::InvalidArgument { name: "file", value: name.into(), allowed: "a regular file" });
+            }
+        }
+        self.mount.open(ino)?;
+        self.open.insert(name.to_owned(), ino);
+        Ok(())
     }
 
     /// The number of an open file.
@@ -151,7 +174,7 @@ impl<'s> Engine<'s> {
 
     fn header(&self) -> Value {
         let geo = self.mount.volume().geometry();
-        let mut script = self.script.raw.clone();
+        let mut script = self.raw.clone();
         script["ops"] = Value::Null;
         json!({ "header": {
             "format": 1, "kernel": concat!("ext4kit ", env!("CARGO_PKG_VERSION")),
@@ -179,7 +202,7 @@ impl<'s> Engine<'s> {
         for (name, ino) in &self.open {
             let Some(i) = self.mount.inode(*ino) else { continue };
             let named = touched.contains(&Some(name.as_str()));
-            let fiemap = named && (matches!(op, Op::Fiemap { .. }) || self.script.head.fiemap);
+            let fiemap = named && (matches!(op, Op::Fiemap { .. }) || self.head.fiemap);
             let shown = state(&self.mount, i, fiemap)?;
             let mut plain = shown.clone();
             if let Some(o) = plain.as_object_mut() {
@@ -221,7 +244,7 @@ impl<'s> Engine<'s> {
         Ok(ino)
     }
 
-    fn execute(&mut self, op: &Op, device: &Arc<dyn BlockDevice>) -> Result<Value> {
+    pub(super) fn execute(&mut self, op: &Op, device: &Arc<dyn BlockDevice>) -> Result<Value> {
         let ino = match op {
             Op::Close { .. } | Op::Rename { .. } | Op::Unlink { keep: false, .. } => Ino(0),
             _ => op.file().map_or(Ok(Ino(0)), |f| self.fd(f))?,
@@ -277,9 +300,12 @@ impl<'s> Engine<'s> {
 
     /// One call per piece that the script's `write_chunk` cuts; a short one ends it.
     fn write(&mut self, ino: Ino, off: u64, len: u64, seed: u64) -> Result<u64> {
-        let data = pattern(seed, off, bounded(len)?);
-        let end = off + len;
-        let chunk = if self.script.head.write_chunk == 0 { end.max(1) } else { self.script.head.write_chunk };
+        self.write_bytes(ino, off, &pattern(seed, off, bounded(len)?))
+    }
+
+    pub(super) fn write_bytes(&mut self, ino: Ino, off: u64, data: &[u8]) -> Result<u64> {
+        let end = off.saturating_add(data.len() as u64);
+        let chunk = if self.head.write_chunk == 0 { end.max(1) } else { self.head.write_chunk };
         let mut at = off;
         while at < end {
             let stop = end.min((at / chunk + 1) * chunk);

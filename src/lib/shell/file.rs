@@ -9,7 +9,7 @@ use std::path::Path;
 use super::args::{Args, number32};
 use super::session::Session;
 use super::table::{Command, Family};
-use super::{Outcome, rescue};
+use super::{Outcome, rescue, through};
 use crate::error::{Error, Result};
 use crate::format::inode::{FileType, Inode, TimeField};
 use crate::inspect::{BlockMapView, BlocksView, ExtentsFilter, ExtentsView, FragsView, StatusView};
@@ -74,8 +74,8 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "es",
         aliases: &["extent_status"],
-        args: "file",
-        help: "Show extent status beside the extent tree on disk",
+        args: "[file]",
+        help: "Show extent status beside the extent tree on disk; of files in use (wp) what is in memory, without a file of all",
         family: FAMILY,
         run: status,
     },
@@ -84,9 +84,17 @@ pub(super) const COMMANDS: &[Command] = &[
 fn cat(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("", 1, 1)?;
     let (ino, inode) = session.inode(o.operand(0))?;
+    let mut at = 0;
+    // A file that is in use is read as those see it who use it.
+    while let Some(bytes) = through::read_cached(session, ino, at, STEP as u64)? {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        out.write_all(&bytes)?;
+        at = at.saturating_add(bytes.len() as u64);
+    }
     let reader = session.volume()?.reader(Owner { ino, inode: &inode })?;
     let mut buf = vec![0; STEP];
-    let mut at = 0;
     loop {
         let n = reader.read_at(at, &mut buf)?;
         if n == 0 {
@@ -217,7 +225,11 @@ fn fragments_below(
 }
 
 fn status(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    let o = args.options("", 1, 1)?;
-    let (ino, inode) = session.inode(o.operand(0))?;
+    let o = args.options("", 0, 1)?;
+    let file = o.operands.first().map(|spec| session.inode(spec)).transpose()?;
+    if through::show_live(session, file.as_ref().map(|(ino, _)| *ino), out)? {
+        return Ok(());
+    }
+    let (ino, inode) = file.ok_or_else(|| args.usage())?;
     session.show(StatusView::new(session.volume()?, Owner { ino, inode: &inode }), out)
 }

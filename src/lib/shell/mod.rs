@@ -8,6 +8,9 @@
 //! Changes go through a [`crate::batch::Session`]: each command is a transaction of its own, or many together are one
 //! ([`Commits`]). A command that fails in the middle of a change takes what was not committed with it.
 //!
+//! With `wp mount` the filesystem is in use, as the kernel would have it in memory; commands that look show it as it is then. What
+//! it writes reaches the image when that ends, and not at all where the script fails.
+//!
 //! Words are split at spaces; `"…"` keeps spaces, and `""` inside stands for a quote, as debugfs has it.
 
 mod args;
@@ -30,7 +33,9 @@ mod script;
 mod search;
 mod session;
 mod table;
+mod through;
 mod undo;
+mod used;
 mod walk;
 mod xattr;
 

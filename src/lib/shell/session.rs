@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Failure, Outcome};
 use crate::batch::{Options, Session as Edit};
-use crate::device::{Access, BlockDevice, ImageSpec, UndoDevice};
+use crate::device::{Access, BlockDevice, ImageSpec, StagedDevice, UndoDevice};
 use crate::error::{Error, Result};
 use crate::format::dirent::is_dot_or_dotdot;
 use crate::format::features::Incompat;
@@ -17,6 +17,7 @@ use crate::format::inode::{FileType, Inode};
 use crate::inspect::{Format, View, show};
 use crate::journal::{OnDamage, RecoverOptions};
 use crate::recover::open_recovered;
+use crate::script::Running;
 use crate::units::Ino;
 use crate::volume::{DirtyJournal, LastLink, OpenOptions, Owner, Volume};
 
@@ -67,11 +68,12 @@ impl std::fmt::Display for DirtyJournalSeen {
     }
 }
 
-/// A filesystem, for reading or for changing.
+/// A filesystem, for reading, for changing, or in use.
 #[derive(Debug)]
-enum Store {
+pub(super) enum Store {
     Read(Box<Volume>),
     Write(Box<Edit>),
+    Used(Box<Running>),
 }
 
 /// A filesystem that is open.
@@ -81,6 +83,16 @@ struct Opened {
     store: Store,
     root: Ino,
     cwd: Ino,
+    /// What is written to, where something may be: writes can be held back.
+    staged: Option<Arc<StagedDevice>>,
+    /// Commands of the write path since it began.
+    used: Vec<String>,
+}
+
+impl Opened {
+    const fn new(image: ImageSpec, store: Store, staged: Option<Arc<StagedDevice>>) -> Self {
+        Self { image, store, root: Ino::ROOT, cwd: Ino::ROOT, staged, used: Vec::new() }
+    }
 }
 
 /// When changes are committed.
@@ -175,7 +187,7 @@ impl Session {
 
     /// A shell with a filesystem that is open already; `image` is only its name.
     pub fn with_volume(settings: Settings, image: ImageSpec, volume: Volume) -> Self {
-        let opened = Opened { image, store: Store::Read(Box::new(volume)), root: Ino::ROOT, cwd: Ino::ROOT };
+        let opened = Opened::new(image, Store::Read(Box::new(volume)), None);
         Self { opened: Some(opened), ..Self::new(settings) }
     }
 
@@ -200,9 +212,10 @@ impl Session {
             if let Some(file) = self.undo.take() {
                 device = Arc::new(UndoDevice::create(device, &file)?);
             }
-            let edit = Edit::open(device, writing.clone())?;
+            let staged = Arc::new(StagedDevice::new(device));
+            let edit = Edit::open(Arc::<StagedDevice>::clone(&staged), writing.clone())?;
             let seen = edit.recovered().map(|_| DirtyJournalSeen::WrittenBack);
-            self.opened = Some(Opened { image, store: Store::Write(Box::new(edit)), root: Ino::ROOT, cwd: Ino::ROOT });
+            self.opened = Some(Opened::new(image, Store::Write(Box::new(edit)), Some(staged)));
             return Ok(seen);
         }
         let device = image.open(Access::ReadOnly)?;
@@ -212,16 +225,23 @@ impl Session {
         } else {
             (volume, None)
         };
-        self.opened = Some(Opened { image, store: Store::Read(Box::new(volume)), root: Ino::ROOT, cwd: Ino::ROOT });
+        self.opened = Some(Opened::new(image, Store::Read(Box::new(volume)), None));
         Ok(seen)
     }
 
-    /// Close what is open; what was changed is committed.
+    /// Close what is open; what was changed is committed, and what is in use unmounted.
     pub fn close(&mut self) -> Outcome {
-        match self.opened.take().ok_or_else(nothing_open)?.store {
-            Store::Read(_) => Ok(()),
-            Store::Write(edit) => Ok(edit.close()?),
+        self.history.clear();
+        let opened = self.opened.take().ok_or_else(nothing_open)?;
+        match opened.store {
+            Store::Read(_) => {}
+            Store::Write(edit) => edit.close()?,
+            Store::Used(running) => running.unmount()?,
         }
+        if let Some(staged) = opened.staged {
+            staged.apply()?;
+        }
+        Ok(())
     }
 
     /// Close what is open, if anything is; what was changed is committed.
@@ -237,10 +257,14 @@ impl Session {
     /// # Errors
     /// Writing failed.
     pub fn abandon(&mut self) -> Outcome {
-        match self.opened.take().map(|o| o.store) {
-            Some(Store::Write(edit)) => Ok(edit.abandon()?),
-            _ => Ok(()),
+        let Some(opened) = self.opened.take() else { return Ok(()) };
+        if let Store::Write(edit) = opened.store {
+            edit.abandon()?;
         }
+        if let Some(staged) = opened.staged {
+            staged.forget();
+        }
+        Ok(())
     }
 
     /// The filesystem that is open, to be changed.
@@ -250,6 +274,7 @@ impl Session {
     pub fn edit(&mut self) -> Outcome<&mut Edit> {
         match self.opened.as_mut().ok_or_else(nothing_open)?.store {
             Store::Write(ref mut edit) => Ok(edit),
+            Store::Used(_) => Err(in_use()),
             Store::Read(_) if self.writing.is_some() => {
                 Err(Failure::Usage("the journal holds what is not home: journal_run recovers it".into()))
             }
@@ -260,6 +285,48 @@ impl Session {
     /// The journal that is open for writing by hand.
     pub(super) const fn journal(&mut self) -> &mut Option<super::journal::Opened> {
         &mut self.journal
+    }
+
+    /// How what is open is held.
+    pub(super) fn store(&mut self) -> Option<&mut Store> {
+        self.opened.as_mut().map(|o| &mut o.store)
+    }
+
+    /// Hold what is open in another way.
+    pub(super) fn set_store(&mut self, store: Store) {
+        if let Some(o) = &mut self.opened {
+            o.store = store;
+        }
+    }
+
+    /// Let go of how what is open is held: it is looked at as it is on `device`.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(super) fn take_store(&mut self, device: Arc<dyn BlockDevice>) -> Outcome<Option<Store>> {
+        let volume = Volume::open(device, &self.settings.open)?;
+        Ok(self.opened.as_mut().map(|o| std::mem::replace(&mut o.store, Store::Read(Box::new(volume)))))
+    }
+
+    /// What is written to, where something may be.
+    pub(super) fn staged_device(&self) -> Option<Arc<StagedDevice>> {
+        self.opened.as_ref().and_then(|o| o.staged.clone())
+    }
+
+    /// Commands since the filesystem came into use.
+    pub(super) fn take_used(&mut self) -> Vec<String> {
+        self.opened.as_mut().map(|o| std::mem::take(&mut o.used)).unwrap_or_default()
+    }
+
+    /// The last of them.
+    pub(super) fn last_used(&self) -> String {
+        let last = self.opened.as_ref().and_then(|o| o.used.iter().rev().find(|c| c.starts_with("wp ")));
+        last.cloned().unwrap_or_default()
+    }
+
+    /// When changes are committed.
+    pub(super) const fn commits(&self) -> Commits {
+        self.commits
     }
 
     /// What can be taken back.
@@ -288,18 +355,29 @@ impl Session {
         if self.writing.is_none() {
             return Err(read_only());
         }
-        let Opened { image, store, root, cwd } = self.opened.take().ok_or_else(nothing_open)?;
+        let mut opened = self.opened.take().ok_or_else(nothing_open)?;
         self.history.clear();
-        let device = match store {
+        if self.commits == Commits::AtEnd
+            && let Some(staged) = &opened.staged
+        {
+            // All that comes is undone where the script fails.
+            staged.stage();
+        }
+        let device = match opened.store {
             Store::Write(edit) => {
                 let device = Arc::clone(edit.device());
                 edit.close()?;
                 device
             }
             Store::Read(volume) => Arc::clone(volume.device()),
+            Store::Used(running) => {
+                opened.store = Store::Used(running);
+                self.opened = Some(opened);
+                return Err(in_use());
+            }
         };
-        let volume = Volume::open(Arc::clone(&device), &self.settings.open)?;
-        self.opened = Some(Opened { image, store: Store::Read(Box::new(volume)), root, cwd });
+        opened.store = Store::Read(Box::new(Volume::open(Arc::clone(&device), &self.settings.open)?));
+        self.opened = Some(opened);
         Ok(device)
     }
 
@@ -332,7 +410,7 @@ impl Session {
 
     /// Whether what is open may be changed.
     pub fn is_writable(&self) -> bool {
-        matches!(self.opened.as_ref().map(|o| &o.store), Some(Store::Write(_)))
+        matches!(self.opened.as_ref().map(|o| &o.store), Some(Store::Write(_) | Store::Used(_)))
     }
 
     /// Begin a transaction: what comes is committed together.
@@ -411,7 +489,11 @@ impl Session {
     /// Where it `failed` in the middle of a change, what was not committed is lost.
     pub(super) fn after_command(&mut self, before: u64, command: &[u8], failed: bool) -> Outcome {
         self.note_contents();
-        if self.changes() == before {
+        if let Some(opened) = self.opened.as_mut().filter(|o| matches!(o.store, Store::Used(_))) {
+            opened.used.push(shown(command));
+        }
+        // What ended the editing committed all before.
+        if self.changes() == before || !matches!(self.store(), Some(Store::Write(_))) {
             return Ok(());
         }
         if failed {
@@ -428,8 +510,7 @@ impl Session {
         let edit = self.edit()?;
         edit.prepare()?;
         if let Some(change) = edit.take_change()? {
-            let text = String::from_utf8_lossy(command.trim_ascii()).escape_debug().to_string();
-            self.history.push(text, change);
+            self.history.push(shown(command), change);
         }
         if self.commits == Commits::Each {
             self.edit()?.watch();
@@ -463,6 +544,7 @@ impl Session {
         Ok(match &opened.store {
             Store::Read(volume) => volume,
             Store::Write(edit) => edit.volume(),
+            Store::Used(running) => running.volume(),
         })
     }
 
@@ -612,6 +694,15 @@ fn recovered(as_is: Volume, device: Arc<dyn BlockDevice>, options: &OpenOptions)
         }
         Err(e) => (as_is, Some(DirtyJournalSeen::LeftOut(Some(e)))),
     }
+}
+
+/// A command line, to be shown.
+fn shown(command: &[u8]) -> String {
+    String::from_utf8_lossy(command.trim_ascii()).escape_debug().to_string()
+}
+
+fn in_use() -> Failure {
+    Failure::Usage("the write path uses the filesystem: wp umount ends that".into())
 }
 
 fn read_only() -> Failure {

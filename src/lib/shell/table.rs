@@ -5,8 +5,8 @@ use std::io::Write;
 use super::args::Args;
 use super::session::Session;
 use super::{
-    Outcome, assign, block, change, dir, extents, file, fs, inode, journal, misc, raw, rescue, search, undo, walk,
-    xattr,
+    Outcome, assign, block, change, dir, extents, file, fs, inode, journal, misc, raw, rescue, search, through, undo,
+    walk, xattr,
 };
 
 /// What runs a command.
@@ -35,6 +35,8 @@ pub enum Family {
     Extents,
     /// The journal's log.
     Journal,
+    /// The filesystem in use.
+    Through,
     /// The shell itself.
     Shell,
 }
@@ -53,6 +55,7 @@ impl Family {
             Self::Extents => "Extents of an inode (after extent_open; changes with -w)",
             Self::Journal => "The journal's log (with -w)",
             Self::Raw => "Single blocks, inodes and fields (with -w)",
+            Self::Through => "The write path (with -w)",
             Self::Shell => "Shell",
         }
     }
@@ -105,6 +108,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         walk::COMMANDS,
         change::COMMANDS,
         undo::COMMANDS,
+        through::COMMANDS,
         raw::COMMANDS,
         assign::COMMANDS,
         rescue::COMMANDS,

@@ -67,6 +67,11 @@ impl History {
         self.steps.drain(..old);
     }
 
+    /// What was done in another way, and is on the image already.
+    pub(super) fn push_committed(&mut self, commands: Vec<String>, change: Change) {
+        self.steps.push(Step { commands, change, committed: true });
+    }
+
     /// Content that was written late is of the last command.
     pub(super) fn more(&mut self, content: Change) {
         match (self.steps.last_mut(), &mut self.early) {

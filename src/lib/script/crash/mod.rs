@@ -208,7 +208,7 @@ fn names_of(script: &Script) -> BTreeSet<String> {
 }
 
 /// Whose blocks an operation moved, and how.
-fn moved(engine: &Engine<'_>, op: &Op, block: u64) -> Option<(Ino, Shift)> {
+fn moved(engine: &Engine, op: &Op, block: u64) -> Option<(Ino, Shift)> {
     let (file, from, by) = match op {
         Op::Collapse { file, off, len } => (file, off + len, -i64::try_from(len / block).ok()?),
         Op::Insert { file, off, len } => (file, *off, i64::try_from(len / block).ok()?),
@@ -217,7 +217,7 @@ fn moved(engine: &Engine<'_>, op: &Op, block: u64) -> Option<(Ino, Shift)> {
     Some((engine.ino_of(file)?, Shift { first: u32::try_from(from / block).ok()?, by }))
 }
 
-fn made_durable(engine: &Engine<'_>, op: &Op) -> Durable {
+fn made_durable(engine: &Engine, op: &Op) -> Durable {
     match op {
         Op::Fsync { file } | Op::Fdatasync { file } => engine.ino_of(file).map_or(Durable::Nothing, Durable::File),
         Op::Sync {} => Durable::All,
