@@ -429,7 +429,6 @@ fn entry_of(p: &mut Patient, name: &[u8], change: impl FnOnce(&mut [u8])) {
 /// One change each, and a problem that is found then; all is repaired, and nothing is found afterwards, by the reference neither.
 /// A new case is one line here.
 const ILLS: &[(&str, Cut, Problem)] = &[
-    ("flex groups", |p| p.superblock(|s| s.log_groups_per_flex = 40), Problem::MiscCorruptSuper),
     ("reserved blocks", |p| p.superblock(|s| s.set_r_blocks_count(s.blocks_count())), Problem::MiscCorruptSuper),
     ("wanted isize", |p| p.superblock(|s| s.want_extra_isize.set(3)), Problem::BadWantExtraIsize),
     (

@@ -85,7 +85,7 @@ pub(crate) fn run(bench: &Bench) {
         for case in (0..each).filter(|c| case_only.is_none_or(|o| o == *c)) {
             let mut e = entropy(seed, case, name);
             let device = MemoryDevice::from_bytes(bytes.clone());
-            let done = clinic.wound(&device, &mut e);
+            let done = clinic.wound(&device, None, &mut e);
             let Some(whole) = Whole::new(device.to_bytes()) else { continue };
             for _ in 0..points {
                 let end = e.next_u32() as usize % whole.log.len();

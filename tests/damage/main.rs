@@ -14,14 +14,15 @@ mod images;
 mod kills;
 mod wounds;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ext4kit::check::{Answers, CheckOptions, Collect, Finding, RepairOptions, check, repair};
+use ext4kit::check::{Answers, CheckOptions, Collect, Finding, PROBLEMS, Problem, RepairOptions, check, repair};
 use ext4kit::device::{BlockDevice, MemoryDevice};
 use ext4kit::env::{SeededEntropy, Timestamp};
 use ext4kit::format::inode::FileType;
@@ -117,6 +118,10 @@ fn contents(t: &Tree) -> Vec<(u64, u32)> {
 struct Bench {
     dir: tempfile::TempDir,
     e2fsck: Option<PathBuf>,
+    /// Trees, exit codes and preening are compared with the reference's as well.
+    full: bool,
+    /// What was found so far.
+    found: RefCell<BTreeSet<Problem>>,
 }
 
 /// The reference's answer: its exit code, and its first complaint without the numbers.
@@ -129,7 +134,13 @@ impl Bench {
     fn new() -> Self {
         let shm = Path::new("/dev/shm");
         let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
-        Self { dir: dir.unwrap(), e2fsck: common::tool("e2fsck") }
+        let full = number("EXT4KIT_DAMAGE_FULL").is_some_and(|n| n > 0);
+        Self { dir: dir.unwrap(), e2fsck: common::tool("e2fsck"), full, found: RefCell::default() }
+    }
+
+    /// Remember what was found.
+    fn note(&self, findings: &[Finding]) {
+        self.found.borrow_mut().extend(findings.iter().map(|f| f.problem));
     }
 
     fn ask(&self, options: &str, image: &Path) -> Option<Answer> {
@@ -142,6 +153,14 @@ impl Bench {
         let quiet = |l: &&str| !(l.starts_with("Pass ") || l.is_empty() || l.contains("***"));
         let first = text.lines().find(quiet).unwrap_or("");
         Some(Answer { code: out.status.code().unwrap_or(99), complaint: plain(first) })
+    }
+
+    /// What the reference makes of `damaged`, where it brings it in order.
+    fn saves(&self, damaged: &[u8]) -> Option<Vec<u8>> {
+        let theirs = self.dir.path().join("theirs");
+        std::fs::write(&theirs, damaged).unwrap();
+        let done = self.ask("-fy", &theirs).is_some_and(|a| a.code < 4);
+        (done && self.ask("-fn", &theirs).is_some_and(|a| a.code == 0)).then(|| std::fs::read(&theirs).unwrap())
     }
 }
 
@@ -165,19 +184,29 @@ fn ids(findings: &[Finding]) -> String {
     all.join(",")
 }
 
-/// Repair `device`; what is left in a word, where anything is.
-fn mend<D: BlockDevice + 'static>(device: &Arc<D>) -> Result<(), String> {
+/// Repair all of `device`, or what preening does; what is left in a word, where anything is.
+fn mend_as<D: BlockDevice + 'static>(device: &Arc<D>, preen: bool, bench: Option<&Bench>) -> Result<(), String> {
+    let mut sink = Collect::default();
     let options = RepairOptions::new(options());
     let as_device: Arc<dyn BlockDevice> = Arc::clone(device) as _;
-    let mut sink = Collect::default();
-    let done = catch_unwind(AssertUnwindSafe(|| repair(&as_device, &options, Answers::Yes, &mut sink, &Silent)));
+    let answers = if preen { Answers::Preen } else { Answers::Yes };
+    let done = catch_unwind(AssertUnwindSafe(|| repair(&as_device, &options, answers, &mut sink, &Silent)));
+    if let Some(bench) = bench {
+        bench.note(&sink.0);
+    }
     match done {
         Err(_) => Err("panic".into()),
         Ok(Err(e)) => Err(format!("error: {}", plain(&e.to_string()))),
+        Ok(Ok(done)) if done.stopped => Err("stops".into()),
         Ok(Ok(done)) if done.left.aborted || !done.left.opened => Err("gives up".into()),
         Ok(Ok(done)) if done.left.errors > 0 => Err("problems left".into()),
         Ok(Ok(_)) => Ok(()),
     }
+}
+
+/// Repair `device`; what is left in a word, where anything is.
+fn mend<D: BlockDevice + 'static>(device: &Arc<D>) -> Result<(), String> {
+    mend_as(device, false, None)
 }
 
 fn look(bytes: &[u8]) -> Result<(), String> {
@@ -195,7 +224,7 @@ fn look(bytes: &[u8]) -> Result<(), String> {
 enum Verdict {
     Fine,
     /// The reference does not bring it in order either.
-    Hopeless,
+    Hopeless(String),
     Wrong(String),
     /// Clean, but not the tree that the reference leaves.
     Other(String),
@@ -209,61 +238,100 @@ struct Case<'c> {
 
 impl Case<'_> {
     fn judge(&self) -> Verdict {
-        let [ours, theirs] = ["ours", "theirs"].map(|n| self.bench.dir.path().join(n));
-        std::fs::write(&theirs, self.damaged).unwrap();
-        let saved = self.bench.ask("-fy", &theirs).is_some_and(|a| a.code < 4)
-            && self.bench.ask("-fn", &theirs).is_some_and(|a| a.code == 0);
         let device = Arc::new(MemoryDevice::from_bytes(self.damaged.to_vec()));
         let start = Instant::now();
-        let done = mend(&device);
+        let done = mend_as(&device, false, Some(self.bench));
         if start.elapsed() > LIMIT {
             return Verdict::Wrong("takes too long".into());
         }
         let after = device.to_bytes();
-        std::fs::write(&ours, &after).unwrap();
+        drop(device);
         let done = done.and_then(|()| look(&after));
         if let Err(e) = done {
             let harmless = e == "gives up" || e == "problems left" || e.starts_with("error");
-            return if saved || !harmless { Verdict::Wrong(e) } else { Verdict::Hopeless };
+            let hopeless = harmless && self.bench.saves(self.damaged).is_none();
+            return if hopeless { Verdict::Hopeless(e) } else { Verdict::Wrong(e) };
         }
+        let ours = self.bench.dir.path().join("ours");
+        std::fs::write(&ours, &after).unwrap();
         let Some(answer) = self.bench.ask("-fn", &ours) else { return Verdict::Fine };
         if answer.code != 0 {
             return Verdict::Wrong(format!("reference {}: {}", answer.code, answer.complaint));
         }
-        if !saved {
+        let Some(mine) = tree(&after) else { return Verdict::Wrong("no tree".into()) };
+        if self.bench.full {
+            return self.as_the_reference(&mine);
+        }
+        // What nothing is missing from, nobody could have saved more of.
+        let (before, have) = (contents(self.healthy), contents(&mine));
+        if missing(&before, &have).is_empty() {
             return Verdict::Fine;
         }
-        self.compare(&after, &std::fs::read(&theirs).unwrap())
+        let theirs = self.bench.saves(self.damaged).and_then(|t| tree(&t));
+        theirs.map_or(Verdict::Fine, |t| self.lost(&mine, &t).unwrap_or(Verdict::Fine))
     }
 
-    fn compare(&self, ours: &[u8], theirs: &[u8]) -> Verdict {
-        let Some(ours) = tree(ours) else { return Verdict::Wrong("no tree".into()) };
-        let Some(theirs) = tree(theirs) else { return Verdict::Fine };
-        let (before, mine) = (contents(self.healthy), contents(&ours));
-        let lost = contents(&theirs)
-            .into_iter()
-            .filter(|c| before.binary_search(c).is_ok() && mine.binary_search(c).is_err())
-            .count();
-        if lost > 0 {
-            return Verdict::Wrong("files lost".into());
-        }
-        let gone = theirs.paths.iter().filter(|(p, _)| !ours.paths.contains_key(*p)).count();
-        let more = ours.paths.iter().filter(|(p, _)| !theirs.paths.contains_key(*p)).count();
-        let unlike = theirs.paths.iter().filter(|(p, n)| ours.paths.get(*p).is_some_and(|o| o != *n)).count();
-        let what = [(gone, "fewer names"), (more, "more names"), (unlike, "other content")];
-        let mut what: Vec<&str> = what.iter().filter(|w| w.0 > 0).map(|w| w.1).collect();
-        if what.is_empty() && ours.found != theirs.found {
-            what.push("other lost+found");
-        }
-        if what.is_empty() { Verdict::Fine } else { Verdict::Other(what.join(", ")) }
+    /// Files that the reference saves, and we do not.
+    fn lost(&self, mine: &Tree, theirs: &Tree) -> Option<Verdict> {
+        let before = contents(self.healthy);
+        let lost = missing(&contents(theirs), &contents(mine));
+        let lost = lost.into_iter().filter(|c| before.binary_search(c).is_ok()).count();
+        (lost > 0).then(|| Verdict::Wrong("files lost".into()))
     }
+
+    /// Compare what is found, what is left, and what preening does.
+    fn as_the_reference(&self, mine: &Tree) -> Verdict {
+        let mut what: Vec<String> = Vec::new();
+        let image = self.bench.dir.path().join("preened");
+        std::fs::write(&image, self.damaged).unwrap();
+        let found = self.bench.ask("-fn", &image).map_or(0, |a| a.code);
+        let ours = look(self.damaged);
+        if found < 8 && ours.is_ok() != (found == 0) {
+            what.push(format!("detects {found}: {}", ours.err().unwrap_or_default()));
+        }
+        let preened = self.bench.ask("-fp", &image);
+        let device = Arc::new(MemoryDevice::from_bytes(self.damaged.to_vec()));
+        let ours = mend_as(&device, true, None);
+        if let Some(p) = preened.filter(|p| p.code < 8)
+            && (p.code < 4) != ours.is_ok()
+        {
+            what.push(format!("preen {}: {} {}", p.code, p.complaint, ours.err().unwrap_or_default()));
+        }
+        if let Some(theirs) = self.bench.saves(self.damaged).and_then(|t| tree(&t)) {
+            if let Some(lost) = self.lost(mine, &theirs) {
+                return lost;
+            }
+            what.extend(differences(mine, &theirs));
+        }
+        if what.is_empty() { Verdict::Fine } else { Verdict::Other(what.join("; ")) }
+    }
+}
+
+/// What is in `want`, and not in `have`. Both are sorted.
+fn missing(want: &[(u64, u32)], have: &[(u64, u32)]) -> Vec<(u64, u32)> {
+    want.iter().filter(|c| have.binary_search(c).is_err()).copied().collect()
+}
+
+/// How one tree differs from the other.
+fn differences(ours: &Tree, theirs: &Tree) -> Option<String> {
+    let gone = theirs.paths.iter().filter(|(p, _)| !ours.paths.contains_key(*p)).count();
+    let more = ours.paths.iter().filter(|(p, _)| !theirs.paths.contains_key(*p)).count();
+    let unlike = theirs.paths.iter().filter(|(p, n)| ours.paths.get(*p).is_some_and(|o| o != *n)).count();
+    let what = [(gone, "fewer names"), (more, "more names"), (unlike, "other content")];
+    let mut what: Vec<&str> = what.iter().filter(|w| w.0 > 0).map(|w| w.1).collect();
+    if what.is_empty() && ours.found != theirs.found {
+        what.push("other lost+found");
+    }
+    (!what.is_empty()).then(|| what.join(", "))
 }
 
 #[test]
 fn random_damage_is_repaired() {
     let each = number("EXT4KIT_DAMAGE").unwrap_or(2);
+    let wounds = number("EXT4KIT_DAMAGE_WOUNDS").and_then(|n| u32::try_from(n).ok());
     let seed = number("EXT4KIT_DAMAGE_SEED").unwrap_or(1);
     let (name_only, case_only) = only();
+    let sweep = number("EXT4KIT_DAMAGE_SWEEP").filter(|n| *n > 0);
     let bench = Bench::new();
     if bench.e2fsck.is_none() {
         return;
@@ -275,18 +343,27 @@ fn random_damage_is_repaired() {
         let whole = Arc::new(MemoryDevice::from_bytes(bytes.clone()));
         mend(&whole).unwrap();
         let healthy = tree(&whole.to_bytes()).unwrap();
-        for case in (0..each).filter(|c| case_only.is_none_or(|o| o == *c)) {
+        // In a sweep the cases are fields and values in order, of which every so manieth is taken.
+        let cuts = sweep.map(|_| clinic.sweep(&whole));
+        let all: Vec<u64> = match (&cuts, sweep) {
+            (Some(cuts), Some(step)) => (seed % step..cuts.len() as u64).step_by(step as usize).collect(),
+            _ => (0..each).collect(),
+        };
+        for case in all.into_iter().filter(|c| case_only.is_none_or(|o| o == *c)) {
             let mut entropy = entropy(seed, case, name);
             let device = MemoryDevice::from_bytes(bytes.clone());
-            let done = clinic.wound(&device, &mut entropy);
+            let done = match &cuts {
+                Some(cuts) => clinic.cut(&device, &cuts[case as usize]),
+                None => clinic.wound(&device, wounds, &mut entropy),
+            };
             let damaged = device.to_bytes();
             let verdict = Case { bench: &bench, healthy: &healthy, damaged: &damaged }.judge();
             cases += 1;
             let class = match verdict {
                 Verdict::Fine => continue,
-                Verdict::Hopeless => {
+                Verdict::Hopeless(what) => {
                     hopeless += 1;
-                    "hopeless".to_owned()
+                    format!("hopeless {what}")
                 }
                 Verdict::Wrong(what) => {
                     wrong += 1;
@@ -294,17 +371,10 @@ fn random_damage_is_repaired() {
                 }
                 Verdict::Other(what) => format!("other {what}"),
             };
-            if let (Ok(keep), true) = (std::env::var("EXT4KIT_KEEP"), class.starts_with("WRONG") || case_only.is_some())
-            {
-                let base = format!("{keep}/{name}-{seed}-{case}");
-                std::fs::write(format!("{base}.damaged"), &damaged).unwrap();
-                for n in ["ours", "theirs"] {
-                    std::fs::copy(bench.dir.path().join(n), format!("{base}.{n}")).unwrap();
-                }
+            if let Ok(keep) = std::env::var("EXT4KIT_KEEP") {
+                std::fs::write(format!("{keep}/{name}-{seed}-{case}.damaged"), &damaged).unwrap();
             }
-            if class.starts_with("WRONG") {
-                println!("{name}:{case} {class}: {}", done.join("; "));
-            }
+            println!("{name}:{case} {class}: {}", done.join("; "));
             classes.entry(class).or_default().push(format!("{name}:{case}"));
         }
     }
@@ -312,6 +382,11 @@ fn random_damage_is_repaired() {
     list.sort_by_key(|(_, who)| std::cmp::Reverse(who.len()));
     for (class, who) in &list {
         println!("{:5} {class}: {}", who.len(), who[..who.len().min(6)].join(" "));
+    }
+    if sweep.is_some() {
+        let found = bench.found.borrow();
+        let never: Vec<Problem> = PROBLEMS.iter().map(|r| r.problem).filter(|p| !found.contains(p)).collect();
+        println!("{} of {} problems never found: {never:?}", never.len(), PROBLEMS.len());
     }
     println!("{cases} damaged images, {wrong} not as they should be, {hopeless} beyond the reference too");
     assert!(wrong * 200 <= cases, "{wrong} of {cases}: {list:#?}");

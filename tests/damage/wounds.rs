@@ -20,6 +20,14 @@ pub(crate) struct Clinic {
     inodes: u32,
 }
 
+/// One field, first byte and bytes, and which value it gets.
+pub(crate) struct Cut {
+    spot: Option<Spot>,
+    at: u64,
+    width: usize,
+    value: u8,
+}
+
 fn pick<'p, T>(all: &'p [T], e: &mut SeededEntropy) -> &'p T {
     &all[e.next_u32() as usize % all.len()]
 }
@@ -51,14 +59,73 @@ impl Clinic {
         }
     }
 
-    /// Hurt `device` in one to fifty places; what was done.
-    pub(crate) fn wound(&self, device: &MemoryDevice, e: &mut SeededEntropy) -> Vec<String> {
-        let count = match e.next_u32() % 10 {
+    /// Hurt `device` in one to fifty places, or in `count`; what was done.
+    pub(crate) fn wound(&self, device: &MemoryDevice, count: Option<u32>, e: &mut SeededEntropy) -> Vec<String> {
+        let random = match e.next_u32() % 10 {
             0..=4 => 1 + e.next_u32() % 3,
             5..=7 => 4 + e.next_u32() % 7,
             _ => 11 + e.next_u32() % 40,
         };
-        (0..count).map(|_| self.one(device, e)).collect()
+        (0..count.unwrap_or(random)).map(|_| self.one(device, e)).collect()
+    }
+
+    /// Every field of the dense parts of structures of every kind, each with values that are likely to hurt.
+    pub(crate) fn sweep(&self, healthy: &MemoryDevice) -> Vec<Cut> {
+        let mut seen = std::collections::BTreeMap::new();
+        let mut all = Vec::new();
+        for spot in &self.spots {
+            let mut bytes = vec![0; spot.len];
+            healthy.read_at(spot.offset, &mut bytes).unwrap();
+            // Inodes of one type with the same flags are alike, and so are other structures of one kind.
+            let (len, alike, most) = match spot.what {
+                Structure::Superblock => (0x280, 0, 1),
+                Structure::Inode => {
+                    let flags = u32::from_le_bytes(bytes[32..36].try_into().unwrap());
+                    (160.min(spot.len), u64::from(flags) << 16 | u64::from(bytes[1] & 0xf0), 1)
+                }
+                Structure::GroupDesc => (spot.len, 0, 2),
+                Structure::BlockBitmap | Structure::InodeBitmap => (16, 0, 2),
+                _ => (64, 0, 3),
+            };
+            let count = seen.entry((spot.what, alike)).or_insert(0u32);
+            *count += 1;
+            if *count > most {
+                continue;
+            }
+            let mut fields: Vec<(usize, usize)> = (0..len / 2).map(|i| (i * 2, 2)).collect();
+            fields.extend((0..len / 4).map(|i| (i * 4, 4)));
+            for (at, width) in fields.into_iter().filter(|(at, width)| at + width <= spot.len) {
+                all.extend((0..6).map(|value| Cut { spot: Some(*spot), at: spot.offset + at as u64, width, value }));
+            }
+        }
+        // What nobody names has no checksum to be made right, and the journal's fields have their high byte first.
+        for (start, len) in &self.hidden {
+            let fields = (0..128.min(*len) / 4).map(|i| (start + i * 4, 4));
+            all.extend(fields.flat_map(|(at, width)| (0..7).map(move |value| Cut { spot: None, at, width, value })));
+        }
+        all
+    }
+
+    /// Make a cut, and the checksum right again; what was done.
+    pub(crate) fn cut(&self, device: &MemoryDevice, cut: &Cut) -> Vec<String> {
+        let at = cut.at;
+        let mut old = [0u8; 4];
+        device.read_at(at, &mut old[..cut.width]).unwrap();
+        let old = u32::from_le_bytes(old);
+        let ones = u32::MAX >> (32 - cut.width * 8);
+        let new = match cut.value {
+            0 => 0,
+            1 => ones,
+            2 => old.wrapping_add(1),
+            3 => old.wrapping_sub(1),
+            4 => old ^ (ones ^ (ones >> 1)),
+            6 => 1 << 24,
+            _ => (at as u32).wrapping_mul(0x9e37_79b9) >> 8,
+        };
+        device.write_at(at, &new.to_le_bytes()[..cut.width]).unwrap();
+        let Some(spot) = cut.spot else { return vec![format!("hidden file at {at:x}: {old:x} -> {new:x}")] };
+        let _ = self.surgeon.restamp(device, spot);
+        vec![format!("{:?} at {:x}+{:x}: {old:x} -> {new:x}", spot.what, spot.offset, at - spot.offset)]
     }
 
     fn one(&self, device: &MemoryDevice, e: &mut SeededEntropy) -> String {

@@ -12,6 +12,7 @@ use crate::format::inode::{FileType, Inode, InodeFlags};
 use crate::format::jbd2::{self, JournalIncompat, JournalSuperblock};
 use crate::format::mmp::{self, Mmp};
 use crate::format::superblock::{self, Superblock};
+use crate::journal::backup_inode;
 use crate::units::{Fsblk, Group, Ino};
 use crate::volume::Owner;
 
@@ -34,6 +35,10 @@ pub(super) fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: 
     let f = ctx.geo.features;
     let ino = Ino(sb.journal_inum.get());
     let recover = f.incompat.contains(Incompat::RECOVER);
+    if sb.journal_uuid != [0; 16] && external.is_none() && (is_journal(ctx, ino) || has_none(ctx)) {
+        clerk.report(Finding::inode(P::JournalUuidSpurious, ino));
+        return;
+    }
     if sb.journal_uuid != [0; 16] {
         match external {
             Some(dev) => external_journal(ctx, dev, clerk),
@@ -57,15 +62,11 @@ pub(super) fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: 
         return;
     }
     match journal_start(ctx, ino) {
-        Err(what) => {
-            clerk.report(Finding::inode(P::JournalBadInode, ino).what(what));
-        }
+        Err(what) => not_usable(ctx, ino, what, clerk),
         Ok((first, blocks)) => match ctx.vol.block(first) {
             // What does not even begin like a journal is most likely not one.
             Ok(bytes) if !starts_with_magic(&bytes) => {
-                clerk.report(
-                    Finding::inode(P::JournalBadInode, ino).what("it does not begin with a journal's superblock"),
-                );
+                not_usable(ctx, ino, "it does not begin with a journal's superblock", clerk);
             }
             Ok(bytes) => journal_super(ctx, &bytes, blocks, clerk),
             Err(_) => {
@@ -73,6 +74,34 @@ pub(super) fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: 
             }
         },
     }
+}
+
+/// The journal's inode is no journal's: another one is, or the copy of its block map leads to it.
+fn not_usable(ctx: &Ctx<'_>, ino: Ino, what: &'static str, clerk: &mut Clerk<'_>) {
+    if ino != Ino::JOURNAL && is_journal(ctx, Ino::JOURNAL) {
+        clerk.report(Finding::inode(P::JournalInumWrong, Ino::JOURNAL).target(ino).what(what));
+    } else if ino == Ino::JOURNAL && copied(ctx).is_some() {
+        clerk.report(Finding::inode(P::JournalInodeLost, ino).what(what));
+    } else {
+        clerk.report(Finding::inode(P::JournalBadInode, ino).what(what));
+    }
+}
+
+/// The journal's inode as the copy of its block map has it, where that leads to a journal.
+pub(super) fn copied(ctx: &Ctx<'_>) -> Option<Inode> {
+    let inode = backup_inode(ctx.sb, ctx.geo.inode_size)?;
+    let (first, _) = start_of(ctx, Ino::JOURNAL, &inode).ok()?;
+    ctx.vol.block(first).is_ok_and(|b| starts_with_magic(&b)).then_some(inode)
+}
+
+fn is_journal(ctx: &Ctx<'_>, ino: Ino) -> bool {
+    journal_start(ctx, ino).is_ok_and(|(first, _)| ctx.vol.block(first).is_ok_and(|b| starts_with_magic(&b)))
+}
+
+/// Whether nothing but an identifier says that there is a journal.
+fn has_none(ctx: &Ctx<'_>) -> bool {
+    let f = ctx.geo.features;
+    !f.compat.contains(Compat::HAS_JOURNAL) && !f.incompat.contains(Incompat::RECOVER) && ctx.sb.journal_dev.get() == 0
 }
 
 /// Names that a visible journal may have in the root directory.
@@ -117,7 +146,10 @@ fn convenience(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
 
 /// The journal's first block and how many it has; what is wrong with its inode.
 fn journal_start(ctx: &Ctx<'_>, ino: Ino) -> Result<(Fsblk, u64), &'static str> {
-    let inode = ctx.vol.raw_inode(ino).map_err(|_| "no such inode")?;
+    start_of(ctx, ino, &ctx.vol.raw_inode(ino).map_err(|_| "no such inode")?)
+}
+
+fn start_of(ctx: &Ctx<'_>, ino: Ino, inode: &Inode) -> Result<(Fsblk, u64), &'static str> {
     if inode.core().links_count.get() == 0 || inode.file_type() != Some(FileType::Regular) {
         return Err("it is not a regular file");
     }
@@ -128,7 +160,7 @@ fn journal_start(ctx: &Ctx<'_>, ino: Ino) -> Result<(Fsblk, u64), &'static str> 
     if blocks < jbd2::MIN_BLOCKS.into() {
         return Err("it is too small");
     }
-    let extents = ctx.vol.extents(Owner { ino, inode: &inode }).map_err(|_| "its block map is damaged")?;
+    let extents = ctx.vol.extents(Owner { ino, inode }).map_err(|_| "its block map is damaged")?;
     let mut next = 0;
     for e in &extents {
         if u64::from(e.lblk.0) > next {
@@ -171,9 +203,16 @@ fn journal_super(ctx: &Ctx<'_>, bytes: &[u8], blocks: u64, clerk: &mut Clerk<'_>
     let unknown =
         !JournalIncompat::SUPPORTED.contains(incompat) || (kind == SUPER_V2 && j.feature_ro_compat.get() != 0);
     let recover = ctx.geo.features.incompat.contains(Incompat::RECOVER);
+    let known_kind = kind == SUPER_V1 || kind == SUPER_V2;
+    // Descriptors, commits and revokes have no place here; other numbers may be those of later versions.
+    let later_kind = !known_kind && !matches!(kind, 1 | 2 | 5);
+    if j.magic.get() == jbd2::MAGIC && !recover && (later_kind || (kind == SUPER_V2 && unknown)) {
+        clerk.report(Finding::fs(P::JournalUnknownForm).what(if later_kind { "versions" } else { "features" }));
+        return;
+    }
     let flaw = if j.magic.get() != jbd2::MAGIC {
         Some("magic number")
-    } else if kind != SUPER_V1 && kind != SUPER_V2 {
+    } else if !known_kind {
         Some("version")
     } else if j.blocksize.get() != ctx.geo.block_size {
         Some("block size")

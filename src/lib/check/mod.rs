@@ -26,6 +26,7 @@ mod pass5;
 mod pass6;
 mod problem;
 mod quota;
+mod rebuild;
 mod repair;
 mod report;
 mod rescue;

@@ -6,8 +6,8 @@ use super::bits::Bits;
 use super::clerk::Clerk;
 use super::problem::Problem as P;
 use super::report::Finding;
-use super::rescue;
 use super::{CheckOptions, Journal};
+use super::{rebuild, rescue};
 use crate::device::BlockDevice;
 use crate::error::{Error, FeatureBit, Flaw, Result};
 use crate::format::casefold;
@@ -57,7 +57,7 @@ fn reason(e: &Error) -> &'static str {
 
 /// A field that does not keep e2fsck from opening the filesystem, but from checking it: damage that counts.
 fn later_field(e: &Error) -> Option<(&'static str, u64)> {
-    const FIELDS: [&str; 3] = ["first_ino", "first_data_block", "log_groups_per_flex"];
+    const FIELDS: [&str; 5] = ["first_ino", "first_data_block", "log_groups_per_flex", "desc_size", "checksum_type"];
     match e {
         Error::Corrupt { what: Flaw::Field { field, value, .. }, .. } if FIELDS.contains(field) => {
             Some((field, *value))
@@ -181,6 +181,10 @@ fn rescued(dev: &Arc<dyn BlockDevice>, e: &Error, clerk: &mut Clerk<'_>) -> Opti
         if let Some((vol, at)) = rescue::scan(dev) {
             clerk.report(Finding::fs(P::OpenFailed).what(reason(e)).block(at));
             return Some(Opened { vol, from_backup: true, mended: None });
+        }
+        if let Some(made) = rebuild::rebuilt(dev) {
+            clerk.report(Finding::fs(P::SuperblockLost).what(reason(e)));
+            return Some(Opened { vol: made.vol, from_backup: false, mended: Some(made.sb) });
         }
         mended = rescue::readable(dev);
     }

@@ -16,11 +16,11 @@ const SCANNED: u64 = 4 << 30;
 /// Bytes that are read at a time.
 const CHUNK: usize = 1 << 20;
 /// Groups per flexible group, as a power of two, in most filesystems.
-const LOG_FLEX: u8 = 4;
+pub(super) const LOG_FLEX: u8 = 4;
 /// The largest sensible such power.
-pub(super) const MAX_LOG_FLEX: u8 = 31;
+const MAX_LOG_FLEX: u8 = 31;
 /// Sizes of inodes, the usual one first.
-const INODE_SIZES: [u16; 5] = [256, 128, 512, 1024, 2048];
+pub(super) const INODE_SIZES: [u16; 5] = [256, 128, 512, 1024, 2048];
 
 /// A field of the superblock that was not what the others ask for.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ pub(super) struct Mended {
     pub(super) fields: Vec<Field>,
 }
 
-fn primary(dev: &Arc<dyn BlockDevice>) -> Option<Superblock> {
+pub(super) fn primary(dev: &Arc<dyn BlockDevice>) -> Option<Superblock> {
     let mut bytes = [0; superblock::SIZE];
     dev.read_at(superblock::OFFSET, &mut bytes).ok()?;
     Superblock::decode_unchecked(&bytes).ok()
@@ -51,13 +51,13 @@ pub(super) fn readable(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
 }
 
 /// The filesystem with this superblock.
-fn overlaid(dev: &Arc<dyn BlockDevice>, sb: &Superblock) -> Option<Volume> {
+pub(super) fn overlaid(dev: &Arc<dyn BlockDevice>, sb: &Superblock) -> Option<Volume> {
     let over: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(dev)));
     over.write_at(superblock::OFFSET, &sb.encode()).ok()?;
     Volume::open(over, &options(None, None, false)).ok()
 }
 
-fn as_mended(vol: Volume, stored: &Superblock, mut sb: Superblock) -> Option<Mended> {
+pub(super) fn as_mended(vol: Volume, stored: &Superblock, mut sb: Superblock) -> Option<Mended> {
     sb.update_checksum();
     let fields = differences(stored, &sb);
     (!fields.is_empty()).then_some(Mended { vol, sb, fields })

@@ -71,7 +71,7 @@ problems! {
     JournalBadInode P0 15 0x00000f Clear Fix [] "the journal (inode {ino}) is not usable: {what}";
     JournalBadSuper P0 21 0x000015 Fix Fix [] "the journal superblock is damaged: {what}";
     JournalHasJournal P0 22 0x000016 Clear Fix [harmless] "the has_journal feature is off, but there is a journal (inode {ino})";
-    JournalRecoverSet P0 23 0x000017 Clear Fix [harmless] "the needs_recovery feature is set, but there is no journal";
+    JournalRecoverSet P0 23 0x000017 Clear Fix [] "the needs_recovery feature is set, but there is no journal";
     JournalRecoveryClear P0 24 0x000018 Fix Stop [harmless] "the needs_recovery feature is off, but the journal holds transactions";
     NonzeroReservedGdtBlocks P0 46 0x00002e Fix Stop [harmless] "reserved_gdt_blocks is {num} without the resize_inode feature";
     ClearResizeInode P0 47 0x00002f Clear Stop [harmless] "the resize inode holds blocks without the resize_inode feature";
@@ -104,6 +104,11 @@ problems! {
     BlockBitmapMissing P0 503 - Relocate Fix [] "group {group} has no block bitmap";
     InodeBitmapMissing P0 504 - Relocate Fix [] "group {group} has no inode bitmap";
     InodeTableMissing P0 505 - Relocate Stop [] "group {group} has no inode table";
+    JournalInodeLost P0 507 - Fix Fix [] "the journal's inode ({ino}) is not usable ({what}), but the superblock has a copy of its block map";
+    JournalInumWrong P0 508 - Fix Fix [] "the superblock names inode {target} as the journal, which it is not ({what}); inode {ino} is";
+    JournalUuidSpurious P0 509 - Clear Stop [] "the superblock names a journal on a device of its own, but inode {ino} is one";
+    JournalUnknownForm P0 510 - Recreate Stop [] "the journal has {what} that are not known, and nothing to recover";
+    SuperblockLost P0 511 - Recreate Stop [] "the superblock is lost ({what}), and so are its backups; one that fits what is on the device can be made";
     SuperblockField P0 506 - Fix Stop [] "superblock field {what} is {num}, should be {want}";
     JournalUnknownFeatures P0 38 0x000026 Nothing Stop [fatal] "the journal holds transactions, and has features that are not known";
     JournalClearV2 P0 42 0x00002a Clear Fix [harmless minor] "the journal superblock is of the first version, but has fields of the second";
@@ -111,7 +116,7 @@ problems! {
     MoveJournal P0 40 0x000028 Relocate Fix [harmless] "the journal is the file {name} (inode {ino}), and could be hidden";
     BackupJournal P0 45 0x00002d Fix Fix [harmless minor] "the superblock holds no copy of the journal's block map";
     DirhashHint P0 52 0x000034 Fix Fix [harmless minor] "the superblock does not say how names are hashed";
-    ClearTestFs P0 59 0x00003b ClearFlag Fix [harmless minor] "the filesystem is marked as one for tests of the code";
+    ClearTestFs P0 59 0x00003b ClearFlag Fix [harmless] "the filesystem is marked as one for tests of the code";
     HideQuota P0 65 0x000041 Relocate Fix [] "the {what} quota file is inode {ino}, which has no reserved number";
     JournalMultiFs P0 16 0x000010 Nothing Stop [fatal] "the external journal serves {num} filesystems";
     RootNoDir P1 1 0x010001 Clear Stop [] "the root inode is not a directory";

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::device::{BlockDevice, FrozenView};
 use crate::error::{Error, Flaw, Place, Result, Structure};
 use crate::format::features::Incompat;
-use crate::format::inode::{FileType, Inode, InodeFlags};
+use crate::format::inode::{FileType, GOOD_OLD_SIZE, Inode, InodeFlags};
 use crate::format::jbd2::{JournalSuperblock, MIN_BLOCKS, SUPERBLOCK_SIZE};
 use crate::format::superblock::{self, Superblock};
 use crate::units::{Fsblk, Ino};
@@ -93,7 +93,7 @@ impl LogArea {
         let ino = Ino(volume.superblock().journal_inum.get());
         let direct = volume.inode(ino).and_then(|inode| Self::from_inode(volume, ino, &inode));
         direct.or_else(|e| {
-            let backup = backup_inode(volume.superblock()).ok_or(e)?;
+            let backup = backup_inode(volume.superblock(), GOOD_OLD_SIZE as u16).ok_or(e)?;
             Self::from_inode(volume, ino, &backup)
         })
     }
@@ -269,15 +269,15 @@ const fn hole() -> Flaw {
     Flaw::Inconsistent { of: Structure::Inode, detail: "the journal has a hole" }
 }
 
-/// The journal inode as the superblock's backup has it.
-fn backup_inode(sb: &Superblock) -> Option<Inode> {
+/// The journal inode as the superblock's backup has it, `size` bytes large.
+pub(crate) fn backup_inode(sb: &Superblock, size: u16) -> Option<Inode> {
     if sb.jnl_backup_type != 1 {
         return None;
     }
     let words = sb.jnl_blocks.map(zerocopy::little_endian::U32::get);
-    let mut inode = Inode::empty(128);
+    let mut inode = Inode::empty(size);
     inode.update(|c| {
-        c.mode = FileType::Regular.mode_bits().into();
+        c.mode = (FileType::Regular.mode_bits() | 0o600).into();
         c.links_count = 1.into();
         for (slot, word) in c.block.chunks_exact_mut(4).zip(words) {
             slot.copy_from_slice(&word.to_le_bytes());

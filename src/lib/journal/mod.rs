@@ -30,6 +30,7 @@ mod transact_tests;
 mod writer;
 
 pub use area::LogArea;
+pub(crate) use area::backup_inode;
 pub use before::{Before, OldContent};
 pub use by_hand::ByHand;
 pub use content::ContentWriter;

@@ -153,7 +153,8 @@ impl Cleaner<'_> {
                 return Err(bad(Structure::OrphanList, ino));
             }
             let o = self.open(ino, Structure::OrphanList)?;
-            let next = Ino(o.inode.core().dtime.get());
+            // One that names itself is the last one.
+            let next = Some(Ino(o.inode.core().dtime.get())).filter(|next| *next != ino).unwrap_or(Ino(0));
             self.clean(o, Listed::Head(next))?;
         }
     }

@@ -201,7 +201,7 @@ impl Edit<'_> {
 
     /// Move a directory's inline content to a block.
     #[doc(alias = "ext4_convert_inline_data_nolock")]
-    pub(super) fn inline_dir_to_block(&mut self, dir: &mut OpenInode) -> Result<()> {
+    pub fn inline_dir_to_block(&mut self, dir: &mut OpenInode) -> Result<()> {
         let format = self.inline_format(dir);
         let content = self.take_inline(dir)?;
         let place = Place::inode(dir.ino);

@@ -8,7 +8,7 @@ use super::inode;
 use super::work::{Work, raw, show_inodes};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
-use crate::format::inode::{FileType, Inode, TimeField};
+use crate::format::inode::{FileType, Inode, InodeFlags, TimeField};
 use crate::units::{Group, Ino};
 use crate::volume::{Edit, NewInode, OpenInode};
 
@@ -117,6 +117,10 @@ fn lost_found(work: &mut Work<'_, '_>) -> Result<Ino> {
         };
         let mut dir = edit.new_inode(&root, &new)?;
         edit.init_dir(&mut dir, Ino::ROOT)?;
+        if dir.has(InodeFlags::INLINE_DATA) {
+            // What is found must fit.
+            edit.inline_dir_to_block(&mut dir)?;
+        }
         edit.put(&mut dir)?;
         edit.add_entry(&mut root, LOST_FOUND, dir.ino, FileType::Directory)?;
         edit.add_link(&mut root)?;

@@ -24,7 +24,7 @@ const MMP_INTERVAL: u16 = 5;
 /// One block in so many is reserved for root.
 const RESERVED_PART: u64 = 20;
 /// Bytes of extra fields that new inodes have.
-const EXTRA_ISIZE: u16 = 32;
+pub(super) const EXTRA_ISIZE: u16 = 32;
 
 pub(super) const MENDS: &[P] = &[
     P::MiscCorruptSuper,
@@ -130,7 +130,6 @@ fn plausible(sb: &mut Superblock, which: Option<&str>) {
         Some("r_blocks_count") => sb.set_r_blocks_count(sb.blocks_count() / RESERVED_PART),
         Some("clusters_per_group") => sb.clusters_per_group = sb.blocks_per_group,
         Some("encoding") => sb.encoding.set(casefold::ENCODING_UTF8_12_1),
-        Some("log_groups_per_flex") => sb.log_groups_per_flex = 0,
         _ => {}
     }
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
+use super::fields::features;
 use super::work::{Work, raw};
 use super::{fields, map};
 use crate::error::Result;
 use crate::format::csum::Checksums;
-use crate::format::features::RoCompat;
+use crate::format::features::{Incompat, RoCompat};
 use crate::format::inode::{FileType, GOOD_OLD_SIZE, Inode, InodeFlags};
 use crate::format::{orphan_file, xattr};
 use crate::units::{Ino, Lblk};
@@ -133,6 +134,10 @@ pub(super) fn mend(work: &mut Work<'_, '_>, accepted: &[&Finding]) -> Result<()>
                 set_flag(&mut o.inode, InodeFlags::EA_INODE, true);
                 edit.put(&mut o)
             })?;
+            allow_values(work)?;
+        } else if f.problem == P::EaInodeFeature && f.place.ino.is_some_and(|i| work.ctx.values.contains(&i)) {
+            // It holds a value that somebody has: the feature was lost.
+            allow_values(work)?;
         } else {
             by_inode.entry(owner(f)).or_default().push(f);
         }
@@ -141,6 +146,10 @@ pub(super) fn mend(work: &mut Work<'_, '_>, accepted: &[&Finding]) -> Result<()>
         one(work, ino, &all)?;
     }
     Ok(())
+}
+
+fn allow_values(work: &mut Work<'_, '_>) -> Result<()> {
+    features(work, |f| f.incompat |= Incompat::EA_INODE)
 }
 
 /// The inode that a finding is about; what has none is about the list of bad blocks.

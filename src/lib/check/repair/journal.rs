@@ -1,19 +1,22 @@
 //! The journal as a structure: its superblock made anew, or the journal given up.
 
-use super::super::journal::V2_FIELDS;
+use super::super::journal::{V2_FIELDS, copied};
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
 use super::Hands;
+use super::fields::EXTRA_ISIZE;
 use super::work::Work;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::format::features::Compat;
+use crate::format::inode::{GOOD_OLD_SIZE, TimeField};
 use crate::format::superblock::{self, State, Superblock};
 use crate::journal::{Log, LogArea};
-use crate::units::Tid;
-use crate::volume::Volume;
+use crate::units::{Ino, Tid};
+use crate::volume::{MapEvent, OpenInode, Owner, Volume};
 
 pub(super) const MENDS: &[P] = &[
     P::JournalBadInode,
@@ -23,11 +26,15 @@ pub(super) const MENDS: &[P] = &[
     P::JournalRecoverSet,
     P::JournalRecoveryClear,
     P::ExtJournalCsum,
+    P::JournalInodeLost,
+    P::JournalUnknownForm,
+    P::JournalInumWrong,
+    P::JournalUuidSpurious,
 ];
 
 pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
     match f.problem {
-        P::JournalBadSuper => {
+        P::JournalBadSuper | P::JournalUnknownForm => {
             // What the log still holds must not be taken for what comes: a number far from all of its own.
             let vol = Volume::open(Arc::clone(hands.dev), &super::work::as_it_is())?;
             let area = LogArea::locate(&vol, hands.options.check.journal_device.clone())?;
@@ -62,6 +69,9 @@ pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> R
                 sb.set_features(features);
             })
         }
+        P::JournalInodeLost => restore(work),
+        P::JournalInumWrong => superblock(work, |sb| sb.journal_inum.set(Ino::JOURNAL.0)),
+        P::JournalUuidSpurious => superblock(work, |sb| sb.journal_uuid = [0; 16]),
         P::JournalRecoverSet => superblock(work, |sb| sb.set_needs_recovery(false)),
         // A backup superblock never says it; the log is brought home before the next round.
         P::JournalRecoveryClear => superblock(work, |sb| sb.set_needs_recovery(true)),
@@ -76,6 +86,32 @@ pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> R
         },
         _ => Ok(()),
     }
+}
+
+/// Write the journal's inode as the copy of its block map has it.
+fn restore(work: &mut Work<'_, '_>) -> Result<()> {
+    let Some(mut inode) = copied(work.ctx) else { return Ok(()) };
+    let now = work.now;
+    let geo = work.ctx.geo;
+    let mut blocks = 0u64;
+    work.ctx.vol.walk_map(Owner { ino: Ino::JOURNAL, inode: &inode }, &mut |event| {
+        blocks += match event {
+            MapEvent::Node { .. } => u64::from(geo.cluster_ratio),
+            MapEvent::Data(e) => u64::from(e.len),
+        };
+        Ok(ControlFlow::Continue(()))
+    })?;
+    work.step(|edit| {
+        if usize::from(geo.inode_size) > GOOD_OLD_SIZE {
+            inode.update(|c| c.extra_isize.set(EXTRA_ISIZE.min(geo.inode_size - GOOD_OLD_SIZE as u16)));
+        }
+        for t in [TimeField::Access, TimeField::Change, TimeField::Modify] {
+            inode.set_time(t, now);
+        }
+        inode.set_blocks_raw(blocks * (u64::from(geo.block_size) / 512));
+        edit.put(&mut OpenInode { ino: Ino::JOURNAL, inode })
+    })?;
+    Ok(())
 }
 
 /// Nothing is to be recovered; `entirely`: there is no journal any more. The feature stays until there is a new one, so that

@@ -158,12 +158,13 @@ pub fn repair<'a>(
                 if hands.wants_journal.take() && renew::journal(&hands, sound)? {
                     continue;
                 }
-                // A damaged log says so in another way.
+                // A log that ends with a damaged commit says so in another way.
                 let valid = superblock::settle(&hands, &left, &clerk)?;
                 if left.reason.is_none() {
                     superblock::count(&hands, &recovered)?;
                 }
-                let revived = valid && was_valid == Some(false) && recovered.journal.damage.is_none();
+                let told = recovered.journal.damage.is_some() && recovered.journal.journal_error != 0;
+                let revived = valid && was_valid == Some(false) && !told;
                 return Ok(over(&clerk, left, revived, recovered));
             }
         }
@@ -176,7 +177,7 @@ pub fn repair<'a>(
 
 /// Whether there is a way to mend it.
 fn can_mend(f: &Finding) -> bool {
-    [journal::MENDS, fields::MENDS, &[P::OpenFailed, P::CheckDescFailed, P::SuperblockField]]
+    [journal::MENDS, fields::MENDS, &[P::OpenFailed, P::CheckDescFailed, P::SuperblockField, P::SuperblockLost]]
         .iter()
         .any(|m| m.contains(&f.problem))
         || [bitmaps::mends, inode::mends, dirs::mends, connect::mends, quota::mends, relocate::mends]
