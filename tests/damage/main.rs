@@ -5,7 +5,11 @@
 //!
 //! The default run is short. `EXT4KIT_DAMAGE=N` makes N cases of every image, `EXT4KIT_DAMAGE_SEED` other ones,
 //! `EXT4KIT_DAMAGE_ONLY=NAME` or `NAME:CASE` picks some, `EXT4KIT_KEEP=DIR` keeps what went wrong, and
-//! `EXT4KIT_DAMAGE_IMAGES=DIR` keeps the images, so that cases stay the same.
+//! `EXT4KIT_DAMAGE_IMAGES=DIR` keeps the images, so that cases stay the same. `EXT4KIT_DAMAGE_WOUNDS=N` changes N places of each,
+//! `EXT4KIT_DAMAGE_SWEEP=STEP` goes over all fields of the dense parts of structures with values that are likely to hurt, and takes
+//! every STEPth case of that. `EXT4KIT_DAMAGE_FULL=1` compares trees, exit codes and preening with the reference's too, which takes
+//! longer: else the reference is asked about the repaired image, and repairs the damaged one only where files are missing from it.
+//! A case is *hopeless* where we give up and say so, and the reference does not bring the image in order either.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../common/mod.rs"]

@@ -101,7 +101,7 @@ fn is_journal(ctx: &Ctx<'_>, ino: Ino) -> bool {
 /// Whether nothing but an identifier says that there is a journal.
 fn has_none(ctx: &Ctx<'_>) -> bool {
     let f = ctx.geo.features;
-    !f.compat.contains(Compat::HAS_JOURNAL) && !f.incompat.contains(Incompat::RECOVER) && ctx.sb.journal_dev.get() == 0
+    !f.compat.contains(Compat::HAS_JOURNAL) && !f.incompat.contains(Incompat::RECOVER)
 }
 
 /// Names that a visible journal may have in the root directory.

@@ -57,7 +57,7 @@ fn reason(e: &Error) -> &'static str {
 
 /// A field that does not keep e2fsck from opening the filesystem, but from checking it: damage that counts.
 fn later_field(e: &Error) -> Option<(&'static str, u64)> {
-    const FIELDS: [&str; 5] = ["first_ino", "first_data_block", "log_groups_per_flex", "desc_size", "checksum_type"];
+    const FIELDS: [&str; 4] = ["first_ino", "first_data_block", "log_groups_per_flex", "checksum_type"];
     match e {
         Error::Corrupt { what: Flaw::Field { field, value, .. }, .. } if FIELDS.contains(field) => {
             Some((field, *value))
@@ -106,9 +106,15 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
     let given = opts.superblock.filter(|b| b.0 != 0);
     let first = Volume::open(Arc::clone(dev), &options(given, opts.block_size, false));
     let mut mended = None;
-    let (vol, mut from_backup) = match first {
-        Ok(vol) => (vol, given.is_some()),
-        Err(e) if e.is_corruption() && given.is_none() => {
+    let elder = if given.is_none() && claims_too_much(&first) { elder(dev) } else { None };
+    let (vol, mut from_backup) = match (first, elder) {
+        (_, Some(vol)) => {
+            let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
+            clerk.report(Finding::fs(P::SuperblockTooNew).block(at));
+            (vol, true)
+        }
+        (Ok(vol), None) => (vol, given.is_some()),
+        (Err(e), None) if e.is_corruption() && given.is_none() => {
             match own_backup(dev).map_or_else(|| Volume::open(Arc::clone(dev), &options(None, None, true)), Ok) {
                 Ok(vol) => {
                     let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
@@ -130,11 +136,11 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
                 }
             }
         }
-        Err(e) if e.is_corruption() => {
+        (Err(e), None) if e.is_corruption() => {
             clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(&e)));
             return Ok(None);
         }
-        Err(e) => return Err(e),
+        (Err(e), None) => return Err(e),
     };
     let mut vol = vol;
     // Where both are damaged, a backup knows the features better.
@@ -214,6 +220,26 @@ fn own_backup(dev: &Arc<dyn BlockDevice>) -> Option<Volume> {
         let at = Fsblk(g.checked_mul(per)?.checked_add(first)?);
         Volume::open(Arc::clone(dev), &options(Some(at), Some(size), false)).ok()
     })
+}
+
+/// Whether a superblock has features, more than one that a kernel may have noted, or a revision that are not known.
+fn claims_too_much(first: &Result<Volume>) -> bool {
+    const FEW: usize = 2;
+    match first {
+        Ok(vol) => {
+            let sb = vol.superblock();
+            unknown_features(sb.features()).len() >= FEW || sb.rev_level.get() > MAX_REVISION
+        }
+        Err(Error::Unsupported { features }) => features.len() >= FEW,
+        Err(_) => false,
+    }
+}
+
+/// A backup that claims less than the primary superblock does: what is new appears in all copies, damage in one.
+fn elder(dev: &Arc<dyn BlockDevice>) -> Option<Volume> {
+    let vol = own_backup(dev)?;
+    let known = unknown_features(vol.geometry().features).is_empty() && too_new(vol.superblock()).is_none();
+    (known && descriptors_are_sound(&vol).ok()?).then_some(vol)
 }
 
 fn backup_block(geo: &Geometry, group: u16) -> Fsblk {

@@ -88,7 +88,7 @@ impl<'d> Site<'d> {
             let features = self.features(*size, seed, entry_type);
             let per_group = self.inodes_per_group(*size, &root);
             per_group.into_iter().find_map(|inodes| {
-                self.group_sizes().into_iter().find_map(|(clusters, ratio)| {
+                self.group_sizes(*size).into_iter().find_map(|(clusters, ratio)| {
                     let sb = self.draw(stored, *size, inodes, (clusters, ratio), features, seed)?;
                     let vol = overlaid(self.dev, &sb)?;
                     descriptors_are_sound(&vol).ok().filter(|sound| *sound)?;
@@ -187,16 +187,21 @@ impl<'d> Site<'d> {
         all
     }
 
-    /// Clusters in a group, with the blocks in a cluster as a shift: the largest clusters for which all that is behind the
-    /// device's end is marked in the bitmap. Small clusters where there is no such end.
-    fn group_sizes(&self) -> Vec<(u32, u32)> {
+    /// Clusters in a group, with the blocks in a cluster as a shift: the largest clusters that files begin with, and for which
+    /// nearly all that is behind the device's end is marked in the bitmap. Small clusters where there is no such end.
+    fn group_sizes(&self, inode_size: u16) -> Vec<(u32, u32)> {
         let most = 8u32 << self.bits;
         let blocks = self.blocks - u64::from(self.first_data_block);
-        let used = self.block(self.desc.block_bitmap()).map_or(most, |b| unpadded(&b));
-        let fits = |ratio: &u32| self.first_data_block == 0 && blocks.div_ceil(1 << ratio) >= u64::from(used);
-        // A group that is not cut off has no padding.
-        let ratio = (1..=MAX_LOG_RATIO).rev().find(fits).filter(|r| blocks >> r < u64::from(most)).unwrap_or(0);
-        let mut all = vec![(most, ratio)];
+        let map = self.block(self.desc.block_bitmap()).unwrap_or_default();
+        let firsts: Vec<Fsblk> = self.inodes(inode_size).filter_map(|(_, i)| first_block(&i)).collect();
+        let fits = |ratio: u32| {
+            let (from, to) = (blocks.div_ceil(1 << ratio), blocks.div_ceil(1 << (ratio - 1)).min(most.into()));
+            let marked = (from..to).filter(|n| bitmap::test(&map, *n as usize)).count() as u64;
+            let begin = firsts.iter().filter(|b| b.0.is_multiple_of(1 << ratio)).count();
+            from < to && nearly(marked, to - from) && nearly(begin as u64, firsts.len() as u64)
+        };
+        let ratios = (1..=MAX_LOG_RATIO).take_while(|r| self.first_data_block == 0 && fits(*r));
+        let mut all = vec![(most, ratios.last().unwrap_or(0))];
         all.extend((0..GROUP_SIZES).map(|n| (most >> n, 0)));
         all.dedup();
         all
@@ -288,6 +293,11 @@ fn first_block(inode: &Inode) -> Option<Fsblk> {
         le32(&area, 0).into()
     };
     (at != 0).then_some(Fsblk(at))
+}
+
+/// Whether a few in a hundred lack at most.
+const fn nearly(some: u64, all: u64) -> bool {
+    some * 20 >= all * 19
 }
 
 /// Bits before the ones at the end.

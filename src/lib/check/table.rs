@@ -109,6 +109,7 @@ problems! {
     JournalUuidSpurious P0 509 - Clear Stop [] "the superblock names a journal on a device of its own, but inode {ino} is one";
     JournalUnknownForm P0 510 - Recreate Stop [] "the journal has {what} that are not known, and nothing to recover";
     SuperblockLost P0 511 - Recreate Stop [] "the superblock is lost ({what}), and so are its backups; one that fits what is on the device can be made";
+    SuperblockTooNew P0 512 - Fix Stop [] "the primary superblock has features or a revision that are not known, which the backup at block {block} has not";
     SuperblockField P0 506 - Fix Stop [] "superblock field {what} is {num}, should be {want}";
     JournalUnknownFeatures P0 38 0x000026 Nothing Stop [fatal] "the journal holds transactions, and has features that are not known";
     JournalClearV2 P0 42 0x00002a Clear Fix [harmless minor] "the journal superblock is of the first version, but has fields of the second";

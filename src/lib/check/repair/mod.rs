@@ -177,9 +177,13 @@ pub fn repair<'a>(
 
 /// Whether there is a way to mend it.
 fn can_mend(f: &Finding) -> bool {
-    [journal::MENDS, fields::MENDS, &[P::OpenFailed, P::CheckDescFailed, P::SuperblockField, P::SuperblockLost]]
-        .iter()
-        .any(|m| m.contains(&f.problem))
+    [
+        journal::MENDS,
+        fields::MENDS,
+        &[P::OpenFailed, P::CheckDescFailed, P::SuperblockField, P::SuperblockLost, P::SuperblockTooNew],
+    ]
+    .iter()
+    .any(|m| m.contains(&f.problem))
         || [bitmaps::mends, inode::mends, dirs::mends, connect::mends, quota::mends, relocate::mends]
             .iter()
             .any(|m| m(f.problem))
