@@ -45,6 +45,9 @@ impl Content {
     }
 }
 
+/// So many groups without content are written by one thread sooner than others are started.
+const FEW_GROUPS: u32 = 64;
+
 fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let now = cli::clock(&["SOURCE_DATE_EPOCH"])?.now();
     // With a fixed time, the rest that would be drawn at random is derived from it.
@@ -54,8 +57,10 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let (mut options, extra) = args.options(now, &mut *entropy, session)?;
     let format = Format::parse(&args.format)?;
     let progress = session.progress(args.quiet);
-    let threads = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
-    let mut content = match source::open(args, &extra, now)? {
+    let processors = || args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let source = source::open(args, &extra, now)?;
+    let mut threads = if source.is_some() || args.verity { processors() } else { 1 };
+    let mut content = match source {
         Some(source) => {
             let tree = source::list(&*source, args, options.root_perms, threads, &*progress)?;
             Some(Content { source, tree, attributes: None })
@@ -87,7 +92,10 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let mut target = open_target(args, &plan, format, exists)?;
     target.fresh |= extra.prezeroed;
     let uuid = options.uuid;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    if layout.group_count() > FEW_GROUPS {
+        threads = processors();
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
     let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;
     let (filled, tree) = pool.install(|| -> Result<_, Failure> {
         let filled = write(&target, args.super_only, plan.offset, layout, &mut content, (threads, &*progress))?;

@@ -227,7 +227,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Keep the bytes of a block until the filesystem is written.
+    /// Keep the bytes of a block until the filesystem is written; behind them it is zeros.
     pub(crate) fn keep(&mut self, block: u64, bytes: Vec<u8>) {
         self.kept.insert(block, bytes);
     }

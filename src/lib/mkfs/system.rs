@@ -162,11 +162,10 @@ fn resize_inode(d: &mut Draft) -> Result<()> {
         let at = first + i;
         let slot = (u64::from(l.desc_blocks) + i) as usize % per;
         top[slot * 4..slot * 4 + 4].copy_from_slice(&(at as u32).to_le_bytes());
-        let mut copies = Vec::with_capacity(bs);
+        let mut copies = Vec::with_capacity(backups.len() * 4);
         for group in &backups {
             copies.extend_from_slice(&((at + group * group_len) as u32).to_le_bytes());
         }
-        copies.resize(bs, 0);
         kept.push((at, copies));
         used += 1 + backups.len() as u64;
     }

@@ -22,7 +22,7 @@ use crate::format::{U16, csum::Checksums};
 use crate::units::{Fsblk, Group, Ino};
 
 /// Most bytes gathered into one write.
-const GATHER: usize = 1 << 20;
+const GATHER: usize = 64 << 10;
 /// Groups whose bitmaps are computed together where there are no flexible groups.
 const CHUNK: usize = 16;
 
@@ -173,8 +173,10 @@ impl Draft {
     fn write_kept(&self, dev: &dyn BlockDevice) -> Result<()> {
         let bs = u64::from(self.layout().block_size);
         let mut out = Gather::new(dev);
+        let zeros = vec![0; bs as usize];
         for (block, bytes) in &self.kept {
             out.push(block * bs, bytes)?;
+            out.push(block * bs + bytes.len() as u64, zeros.get(bytes.len()..).unwrap_or_default())?;
         }
         out.flush()
     }
