@@ -87,6 +87,7 @@ const CHANGING: &[&str] = &[
     "wp mmap /file 0 10",
     "es",
     "wp crash",
+    "image raw OUT --scramble-names",
 ];
 
 /// Every path into `value` with the type that is there. What depends on an object's variant keeps its name.
@@ -136,13 +137,17 @@ fn found() -> BTreeSet<String> {
     let mut session = Session::new(Settings::new(Format::Json));
     session.open(image.as_os_str()).unwrap();
     answers(&mut session, COMMANDS.iter().map(|c| (*c).to_owned()), &mut all);
-    let copy = dir.path().join("copy");
+    let (copy, out_file) = (dir.path().join("copy"), dir.path().join("out"));
     std::fs::copy(&image, &copy).unwrap();
     let mut session = Session::new(Settings::new(Format::Json));
     let clock = FixedClock(Timestamp::from_secs(1_700_000_000));
     session.allow_writing(Options::new(Arc::new(clock), Arc::new(SystemTimer)), Commits::Each);
     session.open(copy.as_os_str()).unwrap();
-    answers(&mut session, CHANGING.iter().map(|c| c.replace("IMAGE", image.to_str().unwrap())), &mut all);
+    answers(
+        &mut session,
+        CHANGING.iter().map(|c| c.replace("IMAGE", image.to_str().unwrap()).replace("OUT", out_file.to_str().unwrap())),
+        &mut all,
+    );
     all
 }
 

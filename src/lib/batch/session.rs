@@ -462,6 +462,14 @@ impl Session {
         Ok(())
     }
 
+    /// Write what was committed to its place: the device has it all, but for what runs.
+    ///
+    /// # Errors
+    /// Failed writes end the session.
+    pub fn bring_home(&mut self) -> Result<()> {
+        self.mount.journal.checkpoint()
+    }
+
     /// Commit, write everything to its place, and leave the image clean.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Copying out of an image: into a tree of the host, into a tar stream, onto the screen, or into nothing.
+//! Copying out of an image: into a tree of the host, into a tar stream, onto the screen, or into nothing; and its metadata alone,
+//! into another image ([`MetadataImage`]).
 //!
 //! Everything here reads the image through [`Volume`] and trusts none of it:
 //!
@@ -22,16 +23,19 @@ mod links;
 mod list;
 mod listing;
 mod meta;
+mod metadata;
 mod names;
 mod pax;
 mod run;
 mod scan;
+mod scramble;
 mod tar;
 mod tree;
 mod walk;
 
 pub use destination::Destination;
 pub use list::{Listed, Listing};
+pub use metadata::{MetadataImage, MetadataReport};
 pub use names::printable;
 pub use run::{Note, Observer, Report, SilentObserver};
 

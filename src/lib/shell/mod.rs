@@ -26,6 +26,7 @@ mod fs;
 mod inode;
 mod journal;
 mod lexer;
+mod metadata;
 mod misc;
 mod raw;
 mod rescue;

@@ -400,6 +400,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether images are opened for changing.
+    pub(super) const fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
     /// What a person is asked for a command with.
     pub fn prompt(&self) -> String {
         match &self.extents {

@@ -5,8 +5,8 @@ use std::io::Write;
 use super::args::Args;
 use super::session::Session;
 use super::{
-    Outcome, assign, block, change, dir, extents, file, fs, inode, journal, misc, raw, rescue, search, through, undo,
-    walk, xattr,
+    Outcome, assign, block, change, dir, extents, file, fs, inode, journal, metadata, misc, raw, rescue, search,
+    through, undo, walk, xattr,
 };
 
 /// What runs a command.
@@ -100,6 +100,7 @@ pub(super) const fn row(
 pub fn commands() -> impl Iterator<Item = &'static Command> {
     [
         fs::COMMANDS,
+        metadata::COMMANDS,
         dir::COMMANDS,
         file::COMMANDS,
         inode::COMMANDS,
