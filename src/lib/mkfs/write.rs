@@ -1,7 +1,7 @@
 //! Putting a draft on a device: everything once, in large pieces, nothing that already reads as zero.
 //!
-//! Bitmaps and descriptors are computed per flexible group, on as many threads as the caller's pool has; what is written
-//! does not depend on how many. Groups that hold nothing but their own metadata get no bitmap where checksums allow it.
+//! Bitmaps and descriptors are computed per flexible group, on as many threads as the caller's pool has, and descriptors are
+//! written to all of their places while others are computed; what is written does not depend on how many threads there are. Groups that hold nothing but their own metadata get no bitmap where checksums allow it.
 
 use std::ops::Range;
 
@@ -25,6 +25,8 @@ use crate::units::{Fsblk, Group, Ino};
 const GATHER: usize = 64 << 10;
 /// Groups whose bitmaps are computed together where there are no flexible groups.
 const CHUNK: usize = 16;
+/// Least bytes of descriptors that are written together.
+const DESCS: usize = 64 << 10;
 
 /// Inodes that are not the draft's own.
 pub(crate) trait Inodes: Sync {
@@ -110,12 +112,12 @@ impl Draft {
             // Where this ends half-way, nothing takes what is there for a filesystem.
             dev.zero(0, sb_format::OFFSET + size_of::<Superblock>() as u64)?;
         }
-        let descs = self.write_groups(dev, more, fresh)?;
+        self.write_groups(dev, more, fresh)?;
         if !fresh {
             self.clear_old(dev)?;
         }
         self.write_kept(dev)?;
-        self.write_heads(dev, &sb, &descs)?;
+        self.write_copies(dev, &sb)?;
         dev.write_at(sb_format::OFFSET, &sb.encode())
     }
 
@@ -147,7 +149,8 @@ impl Draft {
         sb.state = U16::new((sb.state_flags() | State::ERROR).bits());
         // Where the journal is, the journal's inode knows.
         (sb.jnl_backup_type, sb.jnl_blocks) = (0, Default::default());
-        self.write_heads(dev, &sb, &descs)?;
+        self.write_descs(dev, &l.groups_with_head(), 0, &descs)?;
+        self.write_copies(dev, &sb)?;
         dev.write_at(sb_format::OFFSET, &sb.encode())
     }
 
@@ -200,58 +203,81 @@ impl Draft {
         Ok(())
     }
 
-    /// Superblock copies and descriptor tables. The primary superblock is left to the end.
-    fn write_heads(&self, dev: &dyn BlockDevice, sb: &Superblock, descs: &[u8]) -> Result<()> {
+    /// The copies of the superblock. The primary one is left to the end.
+    fn write_copies(&self, dev: &dyn BlockDevice, sb: &Superblock) -> Result<()> {
         let l = self.layout();
-        let bs = u64::from(l.block_size);
-        l.groups_with_head().into_par_iter().try_for_each(|group| {
-            let head = l.head(group);
-            if let (Some(at), true) = (head.superblock, group != 0) {
+        for group in l.groups_with_head() {
+            if let (Some(at), true) = (l.head(group).superblock, group != 0) {
                 let mut copy = sb.clone();
                 copy.block_group_nr = U16::new(u16::try_from(group).unwrap_or(u16::MAX));
                 copy.state = U16::new((sb.state_flags() - State::VALID).bits());
-                dev.write_at(at * bs, &copy.encode())?;
+                dev.write_at(at * u64::from(l.block_size), &copy.encode())?;
             }
+        }
+        Ok(())
+    }
+
+    /// Descriptors, from byte `from` of the table on, in whole blocks, to every place of theirs in the groups `heads`.
+    fn write_descs(&self, dev: &dyn BlockDevice, heads: &[u32], from: usize, descs: &[u8]) -> Result<()> {
+        let l = self.layout();
+        let bs = u64::from(l.block_size);
+        for group in heads {
+            let head = l.head(*group);
             if let Some(range) = head.descs {
-                dev.write_at(range.start * bs, descs)?;
+                dev.write_at(range.start * bs + from as u64, descs)?;
             }
             if let Some((index, at)) = head.meta_desc {
-                let from = index as usize * bs as usize;
-                let part = descs.get(from..).unwrap_or_default();
-                dev.write_at(at * bs, part.get(..bs as usize).unwrap_or(part))?;
+                let skip = (index as usize * bs as usize).checked_sub(from);
+                if let Some(part) = skip.and_then(|s| descs.get(s..s + bs as usize)) {
+                    dev.write_at(at * bs, part)?;
+                }
             }
-            Ok(())
+        }
+        Ok(())
+    }
+
+    /// Bitmaps, inode tables and descriptors of all groups.
+    fn write_groups(&self, dev: &dyn BlockDevice, more: &dyn Inodes, fresh: bool) -> Result<()> {
+        let l = self.layout();
+        let size = l.desc_size as usize;
+        let per = size * (1usize << l.log_flex.min(20)).max(CHUNK);
+        // All three are powers of two.
+        let many = per.max(DESCS).max(l.block_size as usize);
+        let heads = l.groups_with_head();
+        let mut descs = vec![0u8; l.desc_blocks as usize * l.block_size as usize];
+        descs.par_chunks_mut(many).enumerate().try_for_each(|(i, part)| -> Result<()> {
+            part.par_chunks_mut(per).enumerate().try_for_each(|(j, flex)| {
+                self.write_flex(dev, ((i * many + j * per) / size) as u32, flex, more, fresh)
+            })?;
+            self.write_descs(dev, &heads, i * many, part)
         })
     }
 
-    /// Bitmaps and inode tables of all groups; the descriptors come back, in whole blocks.
-    fn write_groups(&self, dev: &dyn BlockDevice, more: &dyn Inodes, fresh: bool) -> Result<Vec<u8>> {
+    /// Bitmaps and inode tables of the groups from `first` on, as many as `descs` has room for; their descriptors go there.
+    fn write_flex(
+        &self,
+        dev: &dyn BlockDevice,
+        first: u32,
+        descs: &mut [u8],
+        more: &dyn Inodes,
+        fresh: bool,
+    ) -> Result<()> {
         let l = self.layout();
         let size = l.desc_size as usize;
-        let per = (1usize << l.log_flex.min(20)).max(CHUNK);
-        let mut descs = vec![0u8; l.desc_blocks as usize * l.block_size as usize];
-        let used = l.groups as usize * size;
-        descs.get_mut(..used).unwrap_or_default().par_chunks_mut(size * per).enumerate().try_for_each(
-            |(i, part)| -> Result<()> {
-                let mut bitmaps = Vec::new();
-                for (j, out) in part.chunks_exact_mut(size).enumerate() {
-                    let group = (i * per + j) as u32;
-                    let mut desc = self.group(group, &mut bitmaps, fresh);
-                    self.write_inodes(dev, group, more, fresh)?;
-                    desc.checksum = U16::new(
-                        desc.computed_checksum(l.checksums(), Group(group), size as u16, &vec![0; size]).unwrap_or(0),
-                    );
-                    desc.encode_into(out);
-                }
-                bitmaps.sort_unstable_by_key(|(at, _)| *at);
-                let mut out = Gather::new(dev);
-                for (at, bytes) in &bitmaps {
-                    out.push(at * u64::from(l.block_size), bytes)?;
-                }
-                out.flush()
-            },
-        )?;
-        Ok(descs)
+        let mut bitmaps = Vec::new();
+        for (group, out) in (first..l.groups).zip(descs.chunks_exact_mut(size)) {
+            let mut desc = self.group(group, &mut bitmaps, fresh);
+            self.write_inodes(dev, group, more, fresh)?;
+            desc.checksum =
+                U16::new(desc.computed_checksum(l.checksums(), Group(group), size as u16, &vec![0; size]).unwrap_or(0));
+            desc.encode_into(out);
+        }
+        bitmaps.sort_unstable_by_key(|(at, _)| *at);
+        let mut out = Gather::new(dev);
+        for (at, bytes) in &bitmaps {
+            out.push(at * u64::from(l.block_size), bytes)?;
+        }
+        out.flush()
     }
 
     /// How many inodes of the group are in use; they are its first.
