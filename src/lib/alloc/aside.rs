@@ -109,16 +109,16 @@ impl Allocator {
         if ask.is_none() && !self.writeback && self.free_clusters < self.kept + u64::from(len) {
             return Err(Error::NoSpace { what: "blocks", need: 1, have: 0 });
         }
+        let claimed = if ask.map_or(self.writeback, |a| a.file.reserved) { 0 } else { i64::from(len) };
         let took = match ask.as_ref().and_then(|a| self.use_aside(vol.geometry(), a, &goal)) {
             Some(run) => run,
-            None => self.allocate_new(vol, ask.as_ref(), goal)?,
+            None => self.allocate_new(vol, ask.as_ref(), goal).inspect_err(|_| self.count(0, claimed))?,
         };
         group::mark_clusters(vol, store, took.group, took.at..took.at + took.len, true)?;
         self.free_clusters = self.free_clusters.saturating_sub(took.len.into());
         if let Some(ask) = &ask {
             self.writeback = ask.file.writeback;
         }
-        let claimed = if ask.map_or(self.writeback, |a| a.file.reserved) { 0 } else { i64::from(len) };
         self.count(-i64::from(took.len), claimed);
         let geo = vol.geometry();
         let start = geo.group_start(took.group).saturating_add(u64::from(took.at) << geo.cluster_bits);

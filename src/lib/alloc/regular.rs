@@ -141,11 +141,10 @@ impl Scan {
     #[doc(alias = "ext4_mb_complex_scan_group")]
     fn measure(&mut self, buddy: &Buddy, group: Group, how: Criterion) -> Step {
         for free in buddy.runs() {
-            if how <= Criterion::Fast && free.end - free.start < self.want {
-                continue;
-            }
             let mut at = free.start;
-            while at < free.end {
+            // Where long ones are known to be there, what is left of a run is not worth a look once it is short.
+            let least = if how <= Criterion::Fast { self.want } else { 1 };
+            while free.end.saturating_sub(at) >= least {
                 let len = buddy.chunks_from(at, self.want).max(1);
                 match self.look_at(Run { group, at, len }) {
                     Step::Continue => {}

@@ -113,12 +113,15 @@ impl Mount {
         Ok(len)
     }
 
-    /// Whether space is so short that a write must allocate at once.
-    fn must_allocate(&mut self, i: &mut MemInode) -> Result<bool> {
+    /// Whether space is so short that a write must allocate at once. What writeback, which may begin here, does to that counts
+    /// from the next write on.
+    #[doc(alias = "ext4_nonda_switch")]
+    pub(super) fn must_allocate(&mut self, i: &mut MemInode) -> Result<bool> {
+        let short = self.space.is_short();
         if self.space.wants_writeback() {
             self.relieve(i)?;
         }
-        Ok(self.space.is_short())
+        Ok(short)
     }
 
     /// Give the blocks of `range`, in one folio, places, and make what of them the write does not cover right.

@@ -12,6 +12,7 @@ use super::mount::Mount;
 use crate::error::Result;
 use crate::format::extent::Extent;
 use crate::units::Lblk;
+use crate::volume::Cut;
 use crate::volume::extent_plan::max_len;
 
 /// Most bytes that are zeroed to avoid a split.
@@ -26,10 +27,11 @@ impl Mount {
         let (first, last) = (want.lblk.0, u64::from(want.end()));
         let Some(ex) = all.get(at).copied() else { return Ok(Mapped { e: want, new: false }) };
         let before = at.checked_sub(1).and_then(|n| all.get(n));
-        let (from, to) = if moves_to_neighbour(&ex, before, all.get(at + 1), first, last) {
-            (first, last)
+        let (from, to, cut) = if moves_to_neighbour(&ex, before, all.get(at + 1), first, last) {
+            (first, last, Cut::Never)
         } else {
-            self.zeroed_around(i, &ex, first, last)
+            let (from, to) = self.zeroed_around(i, &ex, first, last);
+            (from, to, Cut::First)
         };
         let bits = self.block_bits();
         let zeros = vec![0; 1 << bits];
@@ -37,7 +39,7 @@ impl Mount {
             let pblk = ex.pblk.saturating_add((lblk - ex.lblk.0).into());
             self.write_block(self.journals_data(i), pblk, &zeros)?;
         }
-        self.convert(i, from, to, false)?;
+        self.convert_by(i, from, to, false, cut)?;
         let e = EsEntry { status: EsStatus::Written, ..want };
         self.expose(i, &e);
         Ok(Mapped { e, new: true })

@@ -81,12 +81,7 @@ impl Mount {
     #[doc(alias = "ext4_iomap_buffered_io_begin")]
     fn map_write(&mut self, i: &mut MemInode, pos: u64, len: u64) -> Result<Mapping> {
         let (lblk, end) = (self.block_of(pos), self.block_up(pos + len));
-        let delayed = self.options.delalloc && {
-            if self.space.wants_writeback() {
-                self.relieve(i)?;
-            }
-            !self.space.is_short()
-        };
+        let delayed = self.options.delalloc && !self.must_allocate(i)?;
         let mut tries = 0;
         loop {
             let got = if delayed {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::extent::{Entries, Extent, Node};
 use crate::units::{Fsblk, Lblk};
 use crate::volume::store::{BlockAlloc as _, FileInUse};
-use crate::volume::{MapEvent, Mapping, Wanted};
+use crate::volume::{Cut, MapEvent, Mapping, Wanted};
 
 /// How blocks are to be mapped.
 #[derive(Clone, Copy, Debug, Default)]
@@ -157,7 +157,7 @@ impl Mount {
                     })?;
                 }
                 if i.dd.es().lookup(Lblk(lblk)).is_none_or(|had| had.clip(&(lblk..e.end())) != e) {
-                    i.dd.insert_allocated(e, false, &mut self.space);
+                    self.note_allocated(i, e, false)?;
                 }
                 Ok(Mapped { e, new: false })
             }
@@ -197,14 +197,14 @@ impl Mount {
             size: i.size,
             exact: how.exact,
             reserved,
-            writeback: how.writeback,
+            writeback: how.writeback || reserved,
             apart: how.pre_io && how.unwritten,
             open: i.open,
             ..FileInUse::default()
         });
         i.o.inode.set_size(i.disksize);
-        if !how.writeback {
-            self.fs.alloc.keep(self.space.dirty.exact() + self.space.pool);
+        if !how.writeback && !reserved {
+            self.keep_pool();
         }
         let got = self.edit(|e| {
             let got = e.allocate_in_use(&mut i.o, wanted, file)?;
@@ -220,9 +220,25 @@ impl Mount {
         let status = if got.unwritten { EsStatus::Unwritten } else { EsStatus::Written };
         let e = EsEntry { lblk: got.lblk, len: got.len, status, pblk: got.pblk };
         self.learn_leaf(i, lblk)?;
-        i.dd.insert_allocated(e, reserved, &mut self.space);
+        self.note_allocated(i, e, reserved)?;
         self.expose(i, &e);
         Ok(Mapped { e, new: true })
+    }
+
+    /// Blocks have a place now. Where that settles the last reservation of a file that nobody has open for writing, nothing
+    /// stays set aside for it.
+    #[doc(alias = "ext4_da_update_reserve_space")]
+    fn note_allocated(&mut self, i: &mut MemInode, e: EsEntry, reserved: bool) -> Result<()> {
+        let settled = i.dd.insert_allocated(e, reserved, &mut self.space);
+        if settled > 0 && i.dd.reserved() == 0 && !i.open {
+            self.fs.alloc.release_file(&self.fs.volume, i.o.ino)?;
+        }
+        Ok(())
+    }
+
+    /// Metadata of what comes next must leave what is promised and what is kept for what must not fail.
+    fn keep_pool(&mut self) {
+        self.fs.alloc.keep(self.space.dirty.exact() + self.space.pool);
     }
 
     fn longest(&self, unwritten: bool) -> u32 {
@@ -244,10 +260,25 @@ impl Mount {
     /// Make all that is mapped of `[start, end)` written, or unwritten.
     #[doc(alias = "ext4_convert_unwritten_extents")]
     pub(super) fn convert(&mut self, i: &mut MemInode, start: u32, end: u64, unwritten: bool) -> Result<()> {
+        self.convert_by(i, start, end, unwritten, Cut::First)
+    }
+
+    /// The same; `cut` says how extents that are converted in part are cut.
+    pub(super) fn convert_by(
+        &mut self,
+        i: &mut MemInode,
+        start: u32,
+        end: u64,
+        unwritten: bool,
+        cut: Cut,
+    ) -> Result<()> {
         self.learn_leaf(i, start)?;
         i.o.inode.set_size(i.disksize);
+        if unwritten {
+            self.keep_pool();
+        }
         self.edit(|e| {
-            e.convert_extents(&mut i.o, Lblk(start), end, unwritten)?;
+            e.convert_extents_by(&mut i.o, Lblk(start), end, unwritten, cut)?;
             e.put(&mut i.o)
         })?;
         if unwritten {
@@ -265,7 +296,7 @@ impl Mount {
                     let len = len.min(end - at);
                     let status = if unwritten { EsStatus::Unwritten } else { EsStatus::Written };
                     let e = EsEntry { lblk: Lblk(lblk), len: len as u32, status, pblk };
-                    i.dd.insert_allocated(e, false, &mut self.space);
+                    self.note_allocated(i, e, false)?;
                     len
                 }
             };

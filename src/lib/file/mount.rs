@@ -5,6 +5,7 @@
 //! middle of one can reach all of the others as well.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::event::{Event, Task, Tracer};
@@ -46,6 +47,8 @@ pub struct Mount {
     /// Files that were changed since they were last written back for the filesystem's sake, in the order in which they were.
     #[doc(alias = "b_dirty")]
     pub(super) dirtied: Vec<Ino>,
+    /// While several files are written back: what was submitted, in order, and has to be converted when all of it is.
+    pub(super) ended: Option<Vec<(Ino, Range<u32>)>>,
     pub(super) now: Timestamp,
     pub(super) tracer: Tracer,
 }
@@ -72,7 +75,20 @@ impl Mount {
         let (inodes, dirtied, spare) = (BTreeMap::new(), Vec::new(), Spare::default());
         let space = Self::count(&fs, &options);
         let usage = QuotaChanges::new(&fs.volume);
-        Self { journal, fs, options, space, inodes, usage, roomy: 0, spare, dirtied, now, tracer: Tracer::OFF }
+        Self {
+            journal,
+            fs,
+            options,
+            space,
+            inodes,
+            usage,
+            roomy: 0,
+            spare,
+            dirtied,
+            ended: None,
+            now,
+            tracer: Tracer::OFF,
+        }
     }
 
     fn count(fs: &Filesystem, options: &MountOptions) -> Space {

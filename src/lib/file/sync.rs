@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::event::Event;
+use super::event::{Event, Task};
 use super::inode::MemInode;
 use super::mount::Mount;
 use super::path::{Bytes, IovIter};
@@ -125,7 +125,19 @@ impl Mount {
         self.commit(None)
     }
 
+    /// Write back all files; the ends of their I/O come behind what is submitted for the last one.
+    #[doc(alias = "writeback_sb_inodes")]
     fn write_back_all(&mut self) -> Result<()> {
+        self.ended = Some(Vec::new());
+        let done = self.submit_all();
+        let task = self.tracer.act_as(Task::EndIo);
+        let ends = self.ended.take().unwrap_or_default();
+        let ended = ends.into_iter().try_for_each(|(ino, r)| self.on(ino, |m, i| m.end_io(i, r)));
+        self.tracer.act_as(task);
+        done.and(ended)
+    }
+
+    fn submit_all(&mut self) -> Result<()> {
         for ino in self.take_dirtied() {
             if self.inodes.contains_key(&ino) {
                 full_is_no_error(self.write_back(ino, 0..u64::MAX))?;
@@ -255,6 +267,7 @@ impl Mount {
     #[doc(alias = "ext4_evict_inode")]
     fn evict(&mut self, ino: Ino) -> Result<()> {
         let mut i = self.take(ino)?;
+        self.dirtied.retain(|d| *d != ino);
         self.make_room(Some(&mut i))?;
         self.discharge(ino, &i);
         self.leave_orphans(&i)?;

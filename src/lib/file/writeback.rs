@@ -120,6 +120,9 @@ impl Mount {
         let mut pass = Pass::new(&range);
         let done = self.write_pass(i, &mut pass);
         let sent = self.flush_bio(i);
+        if let (Ok(()), Some(ended)) = (&done, &mut self.ended) {
+            ended.extend(pass.convert.drain(..).map(|r| (i.o.ino, r)));
+        }
         let ended = self.end_all_io(i, &mut pass);
         done.and(sent).and(ended)
     }
@@ -160,7 +163,7 @@ impl Mount {
                 }
             }
         }
-        self.end_all_io(i, pass)
+        Ok(())
     }
 
     /// The data that was submitted is on the device: what was allocated unwritten for it becomes written.

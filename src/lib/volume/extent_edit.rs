@@ -9,7 +9,7 @@
 use super::MapKind;
 use super::block_map::child_starts_right;
 use super::edit::{Edit, OpenInode, modify_block};
-use super::extent_plan::{clip, converted, inserted, inserted_apart, max_len, removed};
+use super::extent_plan::{can_merge, clip, converted, inserted, inserted_apart, max_len, removed};
 use crate::error::{Error, Flaw, Place, Result, Structure};
 use crate::format::extent::{self, Entries, Extent, Index, MAX_DEPTH, Node};
 use crate::format::inode::{BLOCK_LEN, InodeFlags};
@@ -20,6 +20,15 @@ const ROOT_MAX: u16 = extent::capacity(BLOCK_LEN) as u16;
 /// Where all logical blocks end.
 pub(super) const LBLK_END: u64 = 1 << 32;
 
+/// How an extent that is converted in part comes apart in a filesystem in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// It is cut, for which a full leaf needs room, and joined with what its parts continue then.
+    First,
+    /// The part becomes the end of a neighbour, if it has such a one.
+    Never,
+}
+
 /// A node on the way from the root to a leaf.
 struct Step {
     /// Where it is; `None` for the root.
@@ -27,6 +36,14 @@ struct Step {
     node: Node,
     /// In an index node: the entry followed. In a leaf: how many extents start at or before the block looked for.
     pos: usize,
+}
+
+/// What a removal took out of a tree.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gone {
+    Extent(Extent),
+    /// A node that has nothing left below it.
+    Node(Fsblk),
 }
 
 impl Step {
@@ -104,7 +121,8 @@ impl Edit<'_> {
                 return Err(Error::corrupt(Flaw::Inconsistent { of: Structure::ExtentNode, detail }, Place::FS));
             }
             let merged = if apart { inserted_apart(leaf, new) } else { inserted(leaf, new) };
-            if merged.len() <= usize::from(last.node.max) {
+            let joins = apart || !self.alloc.in_use() || joins_at_once(leaf, last.pos, new);
+            if merged.len() <= usize::from(last.node.max) && (joins || !last.is_full()) {
                 self.replace_leaf(o, path, merged)?;
                 return if apart { Ok(()) } else { self.merge_up(o) };
             }
@@ -116,6 +134,19 @@ impl Edit<'_> {
     /// Make all mapped blocks in `start..end` written, or unwritten.
     #[doc(alias = "ext4_convert_unwritten_extents")]
     pub fn convert_extents(&mut self, o: &mut OpenInode, start: Lblk, end: u64, unwritten: bool) -> Result<()> {
+        self.convert_extents_by(o, start, end, unwritten, Cut::Never)
+    }
+
+    /// The same; `cut` says whether an extent that is converted in part is cut before its parts are joined with others.
+    #[doc(alias = "ext4_split_extent")]
+    pub fn convert_extents_by(
+        &mut self,
+        o: &mut OpenInode,
+        start: Lblk,
+        end: u64,
+        unwritten: bool,
+        cut: Cut,
+    ) -> Result<()> {
         let mut at = u64::from(start.0);
         while at < end {
             let Ok(lblk) = u32::try_from(at) else { break };
@@ -124,7 +155,8 @@ impl Edit<'_> {
             let leaf = leaf_of(&last.node);
             let next = next_leaf_key(&path);
             let changed = converted(leaf, at, end, unwritten);
-            if changed.len() <= usize::from(last.node.max) {
+            let cuts = if self.alloc.in_use() && cut == Cut::First { cuts_of(leaf, at, end) } else { 0 };
+            if changed.len().max(leaf.len().saturating_add(cuts)) <= usize::from(last.node.max) {
                 if changed[..] != *leaf {
                     self.replace_leaf(o, path, changed)?;
                     self.merge_up(o)?;
@@ -137,20 +169,38 @@ impl Edit<'_> {
             let Some(hit) = hit.and_then(|e| clip(e, at, end)) else { break };
             let longest = u64::from(hit.lblk.0).saturating_add(max_len(unwritten).into());
             let stop = hit.end().min(longest);
+            if self.alloc.in_use() {
+                self.split_extent(o, Lblk(stop as u32))?;
+            }
             self.split_extent(o, hit.lblk)?;
             self.split_extent(o, Lblk(stop as u32))?;
             let path = self.extent_path(o, hit.lblk)?;
             let leaf = path.last().map(|s| leaf_of(&s.node)).unwrap_or_default();
             let changed = converted(leaf, hit.lblk.0.into(), stop, unwritten);
             self.replace_leaf(o, path, changed)?;
+            self.merge_up(o)?;
             at = stop;
         }
         Ok(())
     }
 
     /// Unmap `start..end`; returns what was mapped there, in order. The blocks are the caller's to free.
-    #[doc(alias = "ext4_ext_remove_space")]
     pub fn remove_extents(&mut self, o: &mut OpenInode, start: Lblk, end: u64) -> Result<Vec<Extent>> {
+        let mut cut = Vec::new();
+        for gone in self.detach_extents(o, start, end)? {
+            match gone {
+                Gone::Extent(e) => cut.push(e),
+                Gone::Node(block) => self.free_metadata(o, block)?,
+            }
+        }
+        cut.reverse();
+        Ok(cut)
+    }
+
+    /// Unmap `start..end`; returns what was mapped there and the nodes that held only that, from the end to the start, each
+    /// node behind what was below it. All of them are the caller's to free, in this order where the filesystem is in use.
+    #[doc(alias = "ext4_ext_remove_space")]
+    pub(super) fn detach_extents(&mut self, o: &mut OpenInode, start: Lblk, end: u64) -> Result<Vec<Gone>> {
         let from = u64::from(start.0);
         let hole = {
             let path = self.extent_path(o, start)?;
@@ -161,8 +211,8 @@ impl Edit<'_> {
             self.split_extent(o, Lblk(cut))?;
         }
         let mut root = Node::decode(&o.inode.block_area())?;
-        let mut cut = Vec::new();
-        if self.prune(o, &mut root, from, end, &mut cut)? {
+        let mut gone = Vec::new();
+        if self.prune(o, &mut root, from, end, &mut gone)? {
             if root.is_empty() {
                 root = Node { generation: root.generation, ..empty_root() };
             }
@@ -171,7 +221,7 @@ impl Edit<'_> {
                 self.shrink_tree(o)?;
             }
         }
-        Ok(cut)
+        Ok(gone)
     }
 
     /// After something was joined: a file in use gets a tree that fits the inode again.
@@ -208,29 +258,31 @@ impl Edit<'_> {
         Ok(())
     }
 
-    /// Cut `start..end` out of what is below `node`; whether the node itself changed. Recursion is bounded by depth.
+    /// Cut `start..end` out of what is below `node`, the last first; whether the node itself changed. Recursion is bounded by
+    /// depth.
     fn prune(
         &mut self,
         o: &mut OpenInode,
         node: &mut Node,
         start: u64,
         end: u64,
-        cut: &mut Vec<Extent>,
+        gone: &mut Vec<Gone>,
     ) -> Result<bool> {
         let depth = node.depth;
         match &mut node.entries {
             Entries::Leaf(v) => {
-                let (kept, gone) = removed(v, start, end);
-                let changed = !gone.is_empty();
-                cut.extend(gone);
+                let (kept, cut) = removed(v, start, end);
+                let changed = !cut.is_empty();
+                gone.extend(cut.into_iter().rev().map(Gone::Extent));
                 *v = kept;
                 Ok(changed)
             }
             Entries::Index(v) => {
                 let (mut kept, mut changed) = (Vec::with_capacity(v.len()), false);
-                let ends: Vec<u64> = v.iter().skip(1).map(|i| u64::from(i.lblk.0)).chain([LBLK_END]).collect();
-                for (i, stop) in v.iter().zip(ends) {
-                    if stop <= start || u64::from(i.lblk.0) >= end {
+                let mut stop = LBLK_END;
+                for i in v.iter().rev() {
+                    let up_to = std::mem::replace(&mut stop, i.lblk.0.into());
+                    if up_to <= start || stop >= end {
                         kept.push(*i);
                         continue;
                     }
@@ -239,19 +291,20 @@ impl Edit<'_> {
                         let place = Place::inode(o.ino).in_block(i.child);
                         return Err(Error::corrupt(Flaw::Order { of: Structure::ExtentNode }, place));
                     }
-                    if !self.prune(o, &mut child, start, end, cut)? {
+                    if !self.prune(o, &mut child, start, end, gone)? {
                         kept.push(*i);
                         continue;
                     }
                     let Some(lblk) = first_key(&child) else {
                         changed = true;
-                        self.free_metadata(o, i.child)?;
+                        gone.push(Gone::Node(i.child));
                         continue;
                     };
                     self.store_node(o, i.child, &child)?;
                     changed |= lblk != i.lblk;
                     kept.push(Index { lblk, child: i.child });
                 }
+                kept.reverse();
                 *v = kept;
                 Ok(changed)
             }
@@ -499,6 +552,23 @@ impl Edit<'_> {
         }
         Ok(last.block)
     }
+}
+
+/// Whether a new extent, which belongs at `pos`, lengthens one of the leaf's before room for an entry is looked for: the one before
+/// it, or, where that one ends earlier, the one behind.
+fn joins_at_once(leaf: &[Extent], pos: usize, new: Extent) -> bool {
+    let near = pos.checked_sub(1).and_then(|n| leaf.get(n)).or(leaf.first());
+    match (near, leaf.get(pos)) {
+        (Some(e), Some(next)) if e.end() < new.lblk.0.into() => can_merge(&new, next),
+        (Some(e), _) => can_merge(e, &new) || can_merge(&new, e),
+        (None, _) => false,
+    }
+}
+
+/// How many of the ends of `start..end` lie inside an extent.
+fn cuts_of(leaf: &[Extent], start: u64, end: u64) -> usize {
+    let inside = |at: u64| leaf.iter().any(|e| u64::from(e.lblk.0) < at && at < e.end());
+    usize::from(inside(start)).saturating_add(usize::from(inside(end)))
 }
 
 fn store_root(o: &mut OpenInode, root: &Node) {

@@ -7,7 +7,7 @@
 //! [`Edit::delete_inode`], which orphan clean-up uses.
 
 use super::edit::{Edit, OpenInode};
-use super::extent_edit::LBLK_END;
+use super::extent_edit::{Gone, LBLK_END};
 use super::store::{AllocRequest, FileInUse};
 use super::{MapKind, Mapping, Volume};
 use crate::env::Timestamp;
@@ -195,30 +195,35 @@ impl Edit<'_> {
     /// Unmap `start..end` and free the blocks. The size stays. Returns the blocks that were mapped.
     #[doc(alias = "ext4_punch_hole")]
     pub fn remove_blocks(&mut self, o: &mut OpenInode, start: Lblk, end: u64) -> Result<u64> {
-        let removed = match self.vol.map_kind(&o.inode) {
+        let gone = match self.vol.map_kind(&o.inode) {
             MapKind::None => return Ok(0),
-            MapKind::Extents => self.remove_extents(o, start, end)?,
-            MapKind::Indirect => self.remove_indirect(o, start, end)?,
+            MapKind::Extents => self.detach_extents(o, start, end)?,
+            MapKind::Indirect => self.remove_indirect(o, start, end)?.into_iter().rev().map(Gone::Extent).collect(),
         };
         let metadata = self.has_metadata_blocks(o);
         let mut blocks = 0u64;
-        let mut last_cluster = None;
-        for e in &removed {
-            self.vol.check_extent(e).map_err(|e| e.at(Place::inode(o.ino)))?;
-            blocks = blocks.saturating_add(e.len.into());
-            self.free_clusters_of(o, e, metadata, &mut last_cluster)?;
+        let mut before = None;
+        for gone in gone {
+            match gone {
+                Gone::Extent(e) => {
+                    self.vol.check_extent(&e).map_err(|e| e.at(Place::inode(o.ino)))?;
+                    blocks = blocks.saturating_add(e.len.into());
+                    self.free_clusters_of(o, &e, metadata, &mut before)?;
+                }
+                Gone::Node(block) => self.free_metadata(o, block)?,
+            }
         }
         Ok(blocks)
     }
 
-    /// Free the clusters of an unmapped extent that the file no longer uses. `last` is the last logical cluster that
-    /// has been looked at: extents may share one.
+    /// Free the clusters of an unmapped extent that the file no longer uses. `before` is the first logical cluster of the
+    /// extent before, which lies behind this one: extents may share one.
     fn free_clusters_of(
         &mut self,
         o: &mut OpenInode,
         e: &Extent,
         metadata: bool,
-        last: &mut Option<u64>,
+        before: &mut Option<u64>,
     ) -> Result<()> {
         let ratio = u64::from(self.vol.geo.cluster_ratio);
         let bits = self.vol.geo.cluster_bits;
@@ -231,14 +236,13 @@ impl Edit<'_> {
         let mut stop = e.end().saturating_add(mask).wrapping_shr(bits);
         let base = first;
         let used = |edit: &Self, c: u64| edit.cluster_in_use(o, Lblk(c.wrapping_shl(bits) as u32));
-        if *last == Some(first) || (u64::from(e.lblk.0) & mask != 0 && used(self, first)?.is_some()) {
-            first = first.saturating_add(1);
-        }
         let end_cluster = stop.saturating_sub(1);
-        if first < stop && e.end() & mask != 0 && used(self, end_cluster)?.is_some() {
+        if before.replace(first) == Some(end_cluster) || (e.end() & mask != 0 && used(self, end_cluster)?.is_some()) {
             stop = end_cluster;
         }
-        *last = Some(end_cluster);
+        if first < stop && u64::from(e.lblk.0) & mask != 0 && used(self, first)?.is_some() {
+            first = first.saturating_add(1);
+        }
         let n = stop.saturating_sub(first);
         if n == 0 {
             return Ok(());

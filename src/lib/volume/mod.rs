@@ -38,6 +38,7 @@ pub use block_map::{MapEvent, MapKind, Mapping, Owner};
 pub(crate) use dir::is_index_block;
 pub use dir::{DirEntry, EntryPlace, NamedEntry};
 pub use edit::{Edit, OpenInode};
+pub use extent_edit::Cut;
 pub use file::{FileReader, Segment};
 pub use geometry::Geometry;
 pub use inode_edit::{NewInode, inherited_flags, inherited_group};
