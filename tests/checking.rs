@@ -430,6 +430,7 @@ fn entry_of(p: &mut Patient, name: &[u8], change: impl FnOnce(&mut [u8])) {
 /// A new case is one line here.
 const ILLS: &[(&str, Cut, Problem)] = &[
     ("reserved blocks", |p| p.superblock(|s| s.set_r_blocks_count(s.blocks_count())), Problem::MiscCorruptSuper),
+    ("flex groups", |p| p.superblock(|s| s.log_groups_per_flex = 40), Problem::FlexGroupSize),
     ("wanted isize", |p| p.superblock(|s| s.want_extra_isize.set(3)), Problem::BadWantExtraIsize),
     (
         "mounted later",

@@ -63,7 +63,7 @@ fn entropy(seed: u64, case: u64, name: &str) -> SeededEntropy {
 /// What stands at a path: type, size, checksum of the content.
 type Node = (Option<FileType>, u64, u32);
 
-/// What is in an image: paths outside of `lost+found`, and what is directly in it.
+/// What is in an image: paths outside of `lost+found`, and what is in it.
 #[derive(Default)]
 struct Tree {
     paths: BTreeMap<Vec<u8>, Node>,
@@ -95,15 +95,15 @@ fn tree(bytes: &[u8]) -> Option<Tree> {
             child.push(b'/');
             child.extend(&e.name);
             let this = node(&vol, e.ino).unwrap_or((None, 0, 0));
-            if path == b"/lost+found" {
+            if path.starts_with(b"/lost+found") {
                 out.found.push(this);
-                continue;
+            } else {
+                out.paths.insert(child.clone(), this);
             }
             // Where it leads into itself it is not followed.
             if this.0 == Some(FileType::Directory) && child.len() < 4096 {
-                todo.push((child.clone(), e.ino));
+                todo.push((child, e.ino));
             }
-            out.paths.insert(child, this);
         }
     }
     out.found.sort_unstable_by_key(|n| (n.1, n.2));

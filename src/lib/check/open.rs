@@ -265,7 +265,8 @@ fn check_size(have: u64, geo: &Geometry, clerk: &mut Clerk<'_>) -> bool {
         return false;
     }
     clerk.report(Finding::fs(P::FsSizeWrong).num(geo.blocks_count).want(room));
-    true
+    // A repair would give up what is beyond the end, which may only be missing here.
+    !clerk.repairs() || clerk.stopped
 }
 
 /// The first backup whose descriptors make sense, and its block. It is of the same size, or of one that the device has room for where

@@ -9,6 +9,7 @@ use super::open::allowed_range;
 use super::problem::Problem as P;
 use super::repair::relocate::{Part, part_of};
 use super::report::Finding;
+use super::rescue::MAX_LOG_FLEX;
 use super::state::Ctx;
 use super::view::le16;
 use crate::error::Result;
@@ -50,6 +51,10 @@ fn fields(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     let clusters = sb.clusters_per_group.get();
     if !bigalloc && clusters != sb.blocks_per_group.get() {
         clerk.report(Finding::fs(P::MiscCorruptSuper).what("clusters_per_group").num(clusters));
+    }
+    let flex = ctx.geo.features.incompat.contains(Incompat::FLEX_BG);
+    if !flex && sb.log_groups_per_flex > MAX_LOG_FLEX {
+        clerk.report(Finding::fs(P::FlexGroupSize).num(sb.log_groups_per_flex));
     }
     if ctx.geo.features.incompat.contains(Incompat::CASEFOLD) && sb.encoding.get() < casefold::ENCODING_UTF8_12_1 {
         clerk.report(Finding::fs(P::MiscCorruptSuper).what("encoding").num(sb.encoding.get()));
@@ -192,8 +197,10 @@ fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<Vec<
     if ctx.from_backup {
         return Ok(lost);
     }
+    // What leads nowhere is damaged, whatever its checksum says: its flags would hide inodes.
+    let distrusted = lazy && !lost.is_empty();
     if let Some(want) = desc.computed_checksum(ctx.csums, group, geo.desc_size, raw)
-        && want != desc.checksum.get()
+        && (want != desc.checksum.get() || distrusted)
     {
         clerk.report(Finding::group(P::GroupDescCsum, group).num(desc.checksum.get()).want(want));
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::open::{descriptors_are_sound, options};
 use crate::device::{BlockDevice, OverlayDevice};
 use crate::format::features::{Features, Incompat, RoCompat};
+use crate::format::group_desc::GroupDesc;
 use crate::format::inode::FileType;
 use crate::format::superblock::{self, Superblock};
 use crate::units::{Fsblk, Group, Ino};
@@ -18,7 +19,7 @@ const CHUNK: usize = 1 << 20;
 /// Groups per flexible group, as a power of two, in most filesystems.
 pub(super) const LOG_FLEX: u8 = 4;
 /// The largest sensible such power.
-const MAX_LOG_FLEX: u8 = 31;
+pub(super) const MAX_LOG_FLEX: u8 = 31;
 /// Sizes of inodes, the usual one first.
 pub(super) const INODE_SIZES: [u16; 5] = [256, 128, 512, 1024, 2048];
 
@@ -112,6 +113,16 @@ fn holds(dev: &Arc<dyn BlockDevice>, stored: &Superblock, sb: Superblock) -> Opt
     let vol = overlaid(dev, &sb)?;
     let root = vol.raw_inode(Ino::ROOT).ok()?;
     if !descriptors_are_sound(&vol).ok()? || root.file_type() != Some(FileType::Directory) {
+        return None;
+    }
+    // Where no checksum is right, the identifier is not either: a backup knows it.
+    let geo = vol.geometry();
+    let right = |g: Group| {
+        let raw = vol.raw_group(g).ok()?;
+        let desc = GroupDesc::decode(raw).ok()?;
+        Some(desc.computed_checksum(geo.checksums, g, geo.desc_size, raw)? == desc.checksum.get())
+    };
+    if geo.checksums.has_group_desc_csum() && !geo.all_groups().any(|g| right(g) == Some(true)) {
         return None;
     }
     as_mended(vol, stored, sb)

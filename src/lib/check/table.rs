@@ -66,7 +66,7 @@ problems! {
     InodeBitmapNotInGroup P0 2 0x000002 Relocate Stop [] "inode bitmap of group {group} is at block {block}, outside the range it may be in";
     InodeTableNotInGroup P0 3 0x000003 Relocate Stop [] "inode table of group {group} is at block {block}, outside the range it may be in";
     SuperblockCorrupt P0 4 0x000004 Nothing Stop [fatal] "no usable superblock: {what}";
-    FsSizeWrong P0 5 0x000005 Abort Stop [] "the superblock counts {num} blocks, the device has room for {want}";
+    FsSizeWrong P0 5 0x000005 Abort Stop [harmless] "the superblock counts {num} blocks, the device has room for {want}";
     MiscCorruptSuper P0 11 0x00000b Fix Stop [] "superblock field {what} has the impossible value {num}";
     JournalBadInode P0 15 0x00000f Clear Fix [] "the journal (inode {ino}) is not usable: {what}";
     JournalBadSuper P0 21 0x000015 Fix Fix [] "the journal superblock is damaged: {what}";
@@ -110,6 +110,7 @@ problems! {
     JournalUnknownForm P0 510 - Recreate Stop [] "the journal has {what} that are not known, and nothing to recover";
     SuperblockLost P0 511 - Recreate Stop [] "the superblock is lost ({what}), and so are its backups; one that fits what is on the device can be made";
     SuperblockTooNew P0 512 - Fix Stop [] "the primary superblock has features or a revision that are not known, which the backup at block {block} has not";
+    FlexGroupSize P0 513 - Fix Stop [harmless] "log_groups_per_flex is {num}, which no filesystem can have";
     SuperblockField P0 506 - Fix Stop [] "superblock field {what} is {num}, should be {want}";
     JournalUnknownFeatures P0 38 0x000026 Nothing Stop [fatal] "the journal holds transactions, and has features that are not known";
     JournalClearV2 P0 42 0x00002a Clear Fix [harmless minor] "the journal superblock is of the first version, but has fields of the second";

@@ -28,6 +28,7 @@ pub(super) const EXTRA_ISIZE: u16 = 32;
 
 pub(super) const MENDS: &[P] = &[
     P::MiscCorruptSuper,
+    P::FlexGroupSize,
     P::NonzeroReservedGdtBlocks,
     P::ClearResizeInode,
     P::ResizeInodeInvalid,
@@ -78,6 +79,7 @@ pub(super) fn mend(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
     let room = work.ctx.geo.inode_size.saturating_sub(GOOD_OLD_SIZE as u16);
     match f.problem {
         P::MiscCorruptSuper => superblock(work, |sb| plausible(sb, f.args.what)),
+        P::FlexGroupSize => superblock(work, |sb| sb.log_groups_per_flex = 0),
         P::NonzeroReservedGdtBlocks => superblock(work, |sb| sb.reserved_gdt_blocks.set(0)),
         P::ClearResizeInode => clear_resize_inode(work),
         P::ResizeInodeInvalid => renew_resize_inode(work),
