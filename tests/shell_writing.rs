@@ -231,3 +231,86 @@ fn blocks_and_inodes_are_overwritten_where_they_are() {
     let found = Command::new(fsck).arg("-fn").arg(&image).output().unwrap();
     assert!(!found.status.success(), "a name without its inode is damage");
 }
+
+#[test]
+fn directories_are_copied_inside_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in ["-t ext4 -O inline_data", "-t ext3 -b 1024"] {
+        let Some(image) = image(dir.path(), kind) else { return };
+        std::fs::write(dir.path().join("host"), vec![9; 30_000]).unwrap();
+        let script = format!(
+            "lcd {}\nmkdir -p a/b/c\nput host a/f\nput host a/b/g\nln a/f a/b/hard\nsymlink a/l f\nmknod -m 600 a/n b 8 1\n\
+             ea_set a/f user.x y\nchmod 700 a/b\nchown 3:4 a/b\ntouch -d @5 a/b\ncp -r a z\nmkdir in\ncp -r a in\ncp -r a/l link\ncp a/f f\n",
+            dir.path().display()
+        );
+        let out = e4sh(&image, &[], &script);
+        assert!(out.status.success(), "{kind}: {}", text(&out));
+        reference_fsck(&image);
+        let tree = image_tree(&open(&image));
+        for to in ["z", "in/a"] {
+            for path in ["", "/f", "/b", "/b/c", "/b/g", "/b/hard", "/l", "/n"] {
+                let (from, copy) = (&tree[format!("a{path}").as_bytes()], &tree[format!("{to}{path}").as_bytes()]);
+                assert!(from == copy, "{kind}: {to}{path}: {from:?} {copy:?}");
+            }
+        }
+        assert_eq!((tree[&b"z/f"[..]].links, tree[&b"f"[..]].links), (2, 1));
+        assert_eq!(tree[&b"link"[..]].content, b"f");
+        let before = std::fs::read(&image).unwrap();
+        for wrong in ["cp a q", "cp -r a a/b", "cp -r a a/new", "cp -r / a", "cp -r none x", "cp -r a f"] {
+            let out = e4sh(&image, &[], wrong);
+            assert!(!out.status.success(), "{wrong}");
+            assert!(before == std::fs::read(&image).unwrap(), "{wrong}");
+        }
+    }
+}
+
+#[test]
+fn backups_follow_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in ["-t ext4 -b 1024", "-t ext4 -b 1024 -O meta_bg,^resize_inode", "-t ext2 -b 1024"] {
+        let Some(image) = image(dir.path(), kind) else { return };
+        let shown = || {
+            let mut shell = Command::new(env!("CARGO_BIN_EXE_e4sh"));
+            text(&shell.args(["-s", "8193", "-b", "1024", "-R", "stats -h"]).arg(&image).output().unwrap())
+        };
+        assert!(e4sh(&image, &[], "ssv volume_name uno\nclose\n").status.success());
+        assert!(!shown().contains("uno"), "{kind}");
+        assert!(e4sh(&image, &[], "ssv volume_name dos\nmkdir d\nclose -a\n").status.success());
+        assert!(shown().contains("dos"), "{kind}: {}", shown());
+        reference_fsck(&image);
+        // With its descriptors the filesystem can be read.
+        let mut shell = Command::new(env!("CARGO_BIN_EXE_e4sh"));
+        let out =
+            shell.args(["-s", "8193", "-b", "1024", "-R", "groups", "-R", "stat d"]).arg(&image).output().unwrap();
+        assert!(out.status.success(), "{kind}: {}", text(&out));
+    }
+}
+
+#[test]
+fn what_was_deleted_lately_and_the_journal_by_its_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(image) = image(dir.path(), "-t ext4") else { return };
+    std::fs::write(dir.path().join("host"), vec![9; 30_000]).unwrap();
+    let made = format!(
+        "lcd {}\nput host f\nput host g\nkill_file f\nset_current_time @1700000500\nkill_file g\n",
+        dir.path().display()
+    );
+    let out = e4sh(&image, &[], &made);
+    assert!(out.status.success(), "{}", text(&out));
+    let look = |line: &str, now: &str| {
+        let mut shell = Command::new(env!("CARGO_BIN_EXE_e4sh"));
+        text(&shell.args(["-R", line]).arg(&image).env("SOURCE_DATE_EPOCH", now).output().unwrap())
+    };
+    for (line, found) in [("lsdel", 2), ("lsdel 0", 2), ("lsdel 99", 0), ("lsdel 100", 1), ("lsdel 600", 2)] {
+        assert!(look(line, "1700000600").contains(&format!("{found} deleted inodes found")), "{line}");
+    }
+    let (plain, backup) = (look("logdump -aO", "0"), look("logdump -asO", "0"));
+    assert!(plain.lines().count() > 5 && plain == backup, "{plain}\n{backup}");
+    assert!(e4sh(&image, &["-R", "clri <8>"], "").status.success());
+    assert!(look("logdump -asO", "0").lines().count() > 5);
+    let without = image.with_extension("none");
+    let mke2fs = common::tool("mke2fs").unwrap();
+    common::run(&mke2fs, &["-q", "-F", "-t", "ext2", without.to_str().unwrap(), "4M"]);
+    let out = Command::new(env!("CARGO_BIN_EXE_e4sh")).args(["-R", "logdump -s"]).arg(&without).output().unwrap();
+    assert!(!out.status.success(), "{}", text(&out));
+}

@@ -90,13 +90,21 @@ fn a_person_is_helped() {
     std::fs::write(source.join("large"), "0123456789abcdef\n".repeat(4_000_000)).unwrap();
     let made = Command::new(env!("CARGO_BIN_EXE_e4mkfs")).args(["-q", "-d"]).args([&source, &image]).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let start =
-        format!("env HOME={} XDG_STATE_HOME= {} {}", dir.path().display(), env!("CARGO_BIN_EXE_e4sh"), image.display());
+    let start = format!(
+        "env HOME={} XDG_STATE_HOME= DEBUGFS_PAGER='sed s/^/PAGED:/' {} {}",
+        dir.path().display(),
+        env!("CARGO_BIN_EXE_e4sh"),
+        image.display()
+    );
     let Some(t) = Tmux::new(dir.path(), &start) else { return };
     t.shows("e4sh:");
     // A name of a command, then a path with a space in it, in two steps.
     t.keys(&["show_sup", "Tab", " -h", "Enter"]);
-    t.shows("Filesystem magic number");
+    // More than the terminal has rows goes through the pager; what fits does not.
+    t.shows("PAGED:Filesystem magic number");
+    t.waits();
+    t.keys(&["tree /", "Enter"]);
+    assert!(!t.shows("└── some directory").contains("PAGED:/\n"));
     t.waits();
     t.keys(&["cat /some", "Tab"]);
     t.shows("cat \"/some directory/");
@@ -125,6 +133,10 @@ fn a_person_is_helped() {
     t.keys(&["stat /nope", "Enter"]);
     t.shows("no such file");
     // Another width, and tables that fit it.
+    t.run(&["resize-window", "-t", "s", "-x", "60", "-y", "4"]).unwrap();
+    t.waits();
+    t.keys(&["tree /", "Enter"]);
+    t.shows("PAGED:/\n");
     t.run(&["resize-window", "-t", "s", "-x", "60", "-y", "30"]).unwrap();
     // Ctrl-C ends the command, not the shell.
     t.waits();
@@ -142,5 +154,25 @@ fn a_person_is_helped() {
     while !history.exists() {
         assert!(start.elapsed() < PATIENCE, "no history was kept");
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn nobody_is_forced_to_have_a_pager() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let made = Command::new(env!("CARGO_BIN_EXE_e4mkfs")).arg("-q").arg(&image).arg("8M").output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    for (n, none) in ["DEBUGFS_PAGER=__none__ PAGER=false", "NO_PAGER=1 PAGER=false", "PAGER="].iter().enumerate() {
+        let own = dir.path().join(n.to_string());
+        std::fs::create_dir(&own).unwrap();
+        let (home, program) = (own.display(), env!("CARGO_BIN_EXE_e4sh"));
+        let start = format!("env -u DEBUGFS_PAGER HOME={home} XDG_STATE_HOME= {none} {program} {}", image.display());
+        let Some(t) = Tmux::new(&own, &start) else { return };
+        t.shows("e4sh:");
+        t.keys(&["stats -h", "Enter"]);
+        t.shows("Filesystem magic number");
+        t.waits();
+        t.keys(&["quit", "Enter"]);
     }
 }

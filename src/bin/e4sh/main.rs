@@ -1,5 +1,6 @@
 //! `e4sh`: look inside an ext2, ext3 or ext4 image and change it, command by command.
 
+mod pager;
 mod talk;
 
 use std::ffi::OsString;
@@ -23,6 +24,9 @@ use ext4kit::units::Fsblk;
 /// With -w the image can be changed. Everything that a script does (-R, -f, a pipe) is one transaction, which is committed
 /// at its end, and not at all when a command fails; with --keep-going, and at a prompt, each command is one. `begin`,
 /// `commit` and `abort` group commands otherwise. SOURCE_DATE_EPOCH, where it is set, is the time that goes into the image.
+///
+/// At a terminal, output that is longer than it goes through a pager: DEBUGFS_PAGER, PAGER, less or more; there is none where these
+/// are empty or `__none__`, or NO_PAGER is set.
 ///
 /// Without -R and -f, commands are read from standard input, with a prompt where that is a terminal. A script (-R, -f, a
 /// pipe) ends at the first command that fails, and the exit code says so. Lines that begin with # are comments. `help`
@@ -114,7 +118,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args, host: &cli::Session) -> Result<Status, Failure> {
     args.check()?;
-    let mut session = Session::new(args.settings(host));
+    let mut settings = args.settings(host);
+    settings.now = Some(cli::clock(&["SOURCE_DATE_EPOCH"])?.now());
+    let mut session = Session::new(settings);
     let talks = args.requests.is_empty() && args.file.is_none() && host.terminal.stdin;
     if args.write {
         let clock = Arc::from(cli::clock(&["SOURCE_DATE_EPOCH"])?);

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ext4kit::cli::{self, Exit, Failure};
+use ext4kit::cli::{self, Exit, Failure, Terminal};
+use ext4kit::inspect::Format;
 use ext4kit::shell::{self, Session, complete, expected, run_line};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -19,6 +20,10 @@ use rustyline::history::{History, MemHistory, SearchDirection};
 use rustyline::validate::Validator;
 use rustyline::{ColorMode, CompletionType, Config, Context, Editor, Helper};
 
+use crate::pager::{self, Paged};
+
+/// Commands whose output is a file's content: it goes to the terminal as it is.
+const CONTENT: [&str; 1] = ["cat"];
 /// Lines of history that are kept.
 const HISTORY: usize = 1000;
 
@@ -137,6 +142,7 @@ pub(crate) fn talk(session: &mut Session, host: &cli::Session, out: &mut dyn Wri
     let mut editor = Editor::with_history(config, history).map_err(input)?;
     editor.set_helper(Some(Typing { session: &session, color }));
     let kept = history_file();
+    let pager = pager::wanted();
     let old = kept.as_ref().and_then(|f| fs::read_to_string(f).ok()).unwrap_or_default();
     old.lines().for_each(|line| drop(editor.add_history_entry(line)));
     while !session.borrow().is_done() {
@@ -150,11 +156,24 @@ pub(crate) fn talk(session: &mut Session, host: &cli::Session, out: &mut dyn Wri
         };
         let _ = editor.add_history_entry(line.as_str());
         pressed.store(false, Ordering::Relaxed);
-        let mut page = Interruptible { out: &mut *out, pressed: &pressed };
-        let done = run_line(&mut session.borrow_mut(), line.as_bytes(), &mut page);
+        let now = Terminal::detect();
+        let format = session.borrow().settings().format;
+        if let Format::Text { width: Some(_) } = format {
+            session.borrow_mut().set_format(Format::Text { width: Some(now.width) });
+        }
+        let content = line.split_whitespace().next().is_some_and(|name| CONTENT.contains(&name));
+        let paged = pager.as_deref().filter(|_| !content && now.stdout && now.cursor);
+        let mut paged = Paged::new(&mut *out, paged, (now.width, now.height));
+        let done = run_line(
+            &mut session.borrow_mut(),
+            line.as_bytes(),
+            &mut Interruptible { out: &mut paged, pressed: &pressed },
+        );
+        let interrupted = pressed.load(Ordering::Relaxed);
+        paged.finish(&pressed).map_err(shell::Failure::Output)?;
         match done {
             Ok(()) => {}
-            Err(shell::Failure::Output(_)) if pressed.load(Ordering::Relaxed) => {
+            Err(shell::Failure::Output(_)) if interrupted => {
                 writeln!(out, "interrupted").map_err(shell::Failure::Output)?;
             }
             Err(shell::Failure::Output(e)) if e.kind() == ErrorKind::BrokenPipe => {

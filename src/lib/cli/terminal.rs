@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 /// Columns where the width is not known.
 const DEFAULT_WIDTH: u16 = 80;
 
-/// Facts about the terminal, looked up once.
+/// Facts about the terminal, as it is when they are looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terminal {
     /// Standard input is a terminal: questions can be asked.
@@ -16,6 +16,8 @@ pub struct Terminal {
     pub stderr: bool,
     /// Columns.
     pub width: u16,
+    /// Rows; 0 where they are not known.
+    pub height: u16,
     /// Colours may be used on standard output.
     pub color: bool,
     /// `TERM` names a terminal that can move the cursor.
@@ -29,12 +31,14 @@ impl Terminal {
         let stdout = std::io::stdout().is_terminal();
         let cursor = var("TERM").is_some_and(|term| term != "dumb");
         let columns = var("COLUMNS").and_then(|v| v.to_str()?.parse().ok());
-        let asked = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col);
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+        let asked = size.map(|s| s.ws_col);
         Self {
             stdin: std::io::stdin().is_terminal(),
             stdout,
             stderr: std::io::stderr().is_terminal(),
             width: asked.filter(|&w| w > 0).or(columns).unwrap_or(DEFAULT_WIDTH),
+            height: size.map_or(0, |s| s.ws_row),
             color: stdout && cursor && var("NO_COLOR").is_none(),
             cursor,
         }

@@ -98,6 +98,19 @@ impl LogArea {
         })
     }
 
+    /// The journal where the superblock's backup of its inode says it is.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where there is no backup, or it is no good.
+    pub fn by_backup(volume: &Volume) -> Result<Self> {
+        let sb = volume.superblock();
+        let flaw =
+            Flaw::Field { of: Structure::Superblock, field: "jnl_backup_type", value: sb.jnl_backup_type.into() };
+        let missing = || Error::corrupt(flaw, Place::FS);
+        let backup = backup_inode(sb, GOOD_OLD_SIZE as u16).ok_or_else(missing)?;
+        Self::from_inode(volume, Ino(sb.journal_inum.get()), &backup)
+    }
+
     fn from_inode(volume: &Volume, ino: Ino, inode: &Inode) -> Result<Self> {
         let geo = volume.geometry();
         let place = Place::inode(ino);

@@ -30,8 +30,8 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "close",
         aliases: &["close_filesys"],
-        args: "",
-        help: "Close the filesystem",
+        args: "[-a]",
+        help: "Close the filesystem (-a: after bringing all backups of superblock and descriptors up to date)",
         family: FAMILY,
         run: close,
     },
@@ -133,8 +133,40 @@ fn open(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome 
 }
 
 fn close(session: &mut Session, args: &Args<'_>, _out: &mut dyn Write) -> Outcome {
-    args.options("", 0, 0)?;
+    let o = args.options("a", 0, 0)?;
+    if o.has('a') {
+        write_backups(session)?;
+        session.commit()?;
+    }
     session.close()
+}
+
+/// Bring the backups of superblock and group descriptors up to date.
+fn write_backups(session: &mut Session) -> Outcome {
+    let volume = session.edit()?.volume();
+    let geo = volume.geometry();
+    let mut copies = Vec::new();
+    for group in geo.all_groups().skip(1) {
+        let Some(at) = geo.super_block(group) else { continue };
+        let mut superblock = volume.superblock().clone();
+        superblock.block_group_nr.set(u16::try_from(group.0).unwrap_or(u16::MAX));
+        superblock.set_needs_recovery(false);
+        let mut bytes = volume.block(at)?.into_owned();
+        let encoded = superblock.encode();
+        bytes.iter_mut().zip(encoded).for_each(|(to, b)| *to = b);
+        copies.push((at, bytes));
+        for index in 0..geo.gdt_blocks {
+            let (from, to) = (geo.gdt_block(Fsblk(0), index), geo.gdt_block(at, index));
+            if from != to {
+                copies.push((to, volume.block(from)?.into_owned()));
+            }
+        }
+    }
+    copies.sort_by_key(|(at, _)| *at);
+    copies.dedup_by_key(|(at, _)| *at);
+    let credits = u32::try_from(copies.len()).unwrap_or(u32::MAX);
+    let edit = session.edit()?;
+    Ok(edit.run_raw(credits, |_, store| copies.into_iter().try_for_each(|(at, bytes)| store.write(at, bytes.into())))?)
 }
 
 fn stats(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {

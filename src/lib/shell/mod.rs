@@ -18,6 +18,7 @@ mod assign;
 mod block;
 mod change;
 mod complete;
+mod copy;
 mod dir;
 mod extents;
 mod fields;

@@ -1,6 +1,5 @@
-//! Commands that look through content, compare filesystems, draw them, and copy inside one.
+//! Commands that look through content, compare filesystems, and draw them.
 
-use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -10,15 +9,13 @@ use super::session::Session;
 use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
 use crate::device::{Access, ImageSpec};
-use crate::error::{Error, Result};
-use crate::format::inode::{FileType, TimeField};
+use crate::error::Error;
+use crate::format::inode::FileType;
 use crate::inspect::{DiffView, HexView, MapView};
-use crate::namei::{Attributes, Content, What};
-use crate::source::Segment;
 use crate::units::Ino;
-use crate::volume::{self, LastLink, Owner, Volume};
+use crate::volume::{LastLink, Owner, Volume};
 
-/// Longest file that is copied inside an image or looked through, bytes.
+/// Longest file that is looked through, bytes.
 const MAX_FILE: usize = 1 << 30;
 /// Bytes that `hexdump` shows where nothing else is asked for.
 const SHOWN: u64 = 4096;
@@ -51,13 +48,6 @@ pub(super) const COMMANDS: &[Command] = &[
         "[-s host_file] [file]",
         "Draw how full the groups are, and where a file lies (-s: as SVG into a file)",
         (Family::Filesystem, map),
-    ),
-    row(
-        "cp",
-        &[],
-        "file new_path",
-        "Copy a file inside the image, with its owner, mode, time and attributes",
-        (Family::Change, cp),
     ),
 ];
 
@@ -136,74 +126,4 @@ fn map(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
         return Ok(std::fs::write(&path, view.svg()).map_err(|e| Error::host("write", &path, e))?);
     }
     session.show(view, out)
-}
-
-/// A file's bytes with its holes.
-struct Copied {
-    bytes: Vec<u8>,
-    segments: Vec<Segment>,
-}
-
-impl Content for Copied {
-    fn size(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    fn segments(&self) -> Cow<'_, [Segment]> {
-        Cow::Borrowed(&self.segments)
-    }
-
-    fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = self.bytes.get(from..).unwrap_or_default();
-        let n = rest.len().min(buf.len());
-        buf.fill(0);
-        buf.iter_mut().zip(rest.iter().take(n)).for_each(|(to, b)| *to = *b);
-        Ok(())
-    }
-}
-
-fn cp(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
-    let o = args.options("", 2, 2)?;
-    session.edit()?;
-    session.show_contents()?;
-    let ino = session.resolve_link(o.operand(0), LastLink::Follow)?;
-    let volume = session.volume()?;
-    let inode = volume.inode(ino)?;
-    if inode.file_type() != Some(FileType::Regular) {
-        return Err(Failure::Usage("only a file can be copied (rdump and put copy directories)".into()));
-    }
-    let owner = Owner { ino, inode: &inode };
-    let bytes = whole(volume, ino, o.operand(0))?;
-    let segments = volume.reader(owner)?.segments().iter().filter_map(data).collect();
-    let xattrs = volume.xattrs(owner)?.into_iter().map(|x| Ok((x.name(), x.host_value()?.into_owned())));
-    let xattrs = xattrs.collect::<Result<Vec<(Vec<u8>, Vec<u8>)>>>()?;
-    let mut path = session.absolute(o.operand(1))?;
-    if session.directory(o.operand(1)).is_ok() {
-        path.push(b'/');
-        path.extend_from_slice(crate::namei::split(o.operand(0)).1);
-    }
-    let (permissions, uid, gid) = (inode.permissions(), inode.uid(), inode.gid());
-    let mtime = Some(inode.time(TimeField::Modify));
-    let attributes = Attributes { permissions, uid, gid, inherit: false, mtime };
-    let mut content = Copied { bytes, segments };
-    session.edit()?.run(|n| {
-        let (dir, name) = n.parent_of(&path)?;
-        let new = n.make(dir, &name, What::File, &attributes)?;
-        n.write_file(new.ino, &mut content)?;
-        for (name, value) in &xattrs {
-            n.set_xattr(new.ino, name, Some(value))?;
-        }
-        n.change(new.ino, &crate::namei::Change { mtime, ..Default::default() })
-    })?;
-    Ok(())
-}
-
-/// A segment that is not zeros, as a part of the file.
-const fn data(s: &volume::Segment) -> Option<Segment> {
-    match *s {
-        volume::Segment::Zeros { .. } => None,
-        volume::Segment::Data { offset, len, .. } => Some(Segment { start: offset, end: offset.saturating_add(len) }),
-        volume::Segment::Inline { len } => Some(Segment { start: 0, end: len }),
-    }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{Failure, Outcome};
 use crate::batch::{Options, Session as Edit};
 use crate::device::{Access, BlockDevice, ImageSpec, StagedDevice, UndoDevice};
+use crate::env::Timestamp;
 use crate::error::{Error, Result};
 use crate::format::dirent::is_dot_or_dotdot;
 use crate::format::features::Incompat;
@@ -31,13 +32,15 @@ pub struct Settings {
     pub format: Format,
     /// How filesystems are opened.
     pub open: OpenOptions,
+    /// What time it is, where that is known: for what happened so long ago.
+    pub now: Option<Timestamp>,
 }
 
 impl Settings {
     /// Show views in a format; a journal that was not written back is no obstacle to looking.
     pub fn new(format: Format) -> Self {
         let open = OpenOptions { dirty_journal: DirtyJournal::Ignore, ..OpenOptions::default() };
-        Self { format, open }
+        Self { format, open, now: None }
     }
 }
 
@@ -196,6 +199,11 @@ impl Session {
         &self.settings
     }
 
+    /// Show views in another format from now on.
+    pub const fn set_format(&mut self, format: Format) {
+        self.settings.format = format;
+    }
+
     /// Open an image (`PATH` or `PATH@OFFSET`), in place of what was open. Tells where its journal was not written back.
     /// Such a journal is recovered in memory; not for what is opened by a backup superblock or as badly damaged.
     pub fn open(&mut self, image: &OsStr) -> Result<Option<DirtyJournalSeen>> {
@@ -343,7 +351,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure::Usage`] where nothing may be written.
-    pub(super) fn now(&self) -> Outcome<crate::env::Timestamp> {
+    pub(super) fn now(&self) -> Outcome<Timestamp> {
         self.writing.as_ref().map(|w| w.clock.now()).ok_or_else(read_only)
     }
 

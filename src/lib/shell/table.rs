@@ -5,7 +5,7 @@ use std::io::Write;
 use super::args::Args;
 use super::session::Session;
 use super::{
-    Outcome, assign, block, change, dir, extents, file, fs, inode, journal, metadata, misc, raw, rescue, search,
+    Outcome, assign, block, change, copy, dir, extents, file, fs, inode, journal, metadata, misc, raw, rescue, search,
     through, undo, walk, xattr,
 };
 
@@ -114,6 +114,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         assign::COMMANDS,
         rescue::COMMANDS,
         search::COMMANDS,
+        copy::COMMANDS,
         extents::COMMANDS,
         journal::COMMANDS,
         misc::COMMANDS,

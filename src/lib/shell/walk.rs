@@ -30,7 +30,7 @@ pub(super) const COMMANDS: &[Command] = &[
         &[],
         "[-acOsS] [-b block] [-i file] [-n transactions] [-f journal_file] [host_file]",
         "Show the journal's log (-a: every block that is logged, -b, -i: what concerns a block or an inode, -c: contents, \
-         -O: old records too, -S: the superblock first, -f: of a file of the host)",
+         -O: old records too, -S: the superblock first, -s: found by the superblock's backup of the journal's inode, -f: of a file of the host)",
         (Family::Filesystem, logdump),
     ),
     row("tree", &[], "[-L depth] [directory]", "Show a directory with all that is below it", (Family::Directory, tree)),
@@ -58,8 +58,8 @@ pub(super) const COMMANDS: &[Command] = &[
     row(
         "lsdel",
         &["list_deleted_inodes"],
-        "",
-        "Show deleted inodes whose blocks are still there",
+        "[seconds]",
+        "Show deleted inodes whose blocks are still there (seconds: that were deleted so long ago at most)",
         (Family::Inode, lsdel),
     ),
     row(
@@ -156,8 +156,15 @@ fn rdump(session: &mut Session, args: &Args<'_>, _out: &mut dyn Write) -> Outcom
 }
 
 fn lsdel(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    args.options("", 0, 1)?;
-    session.show(DeletedView::new(session.volume()?)?, out)
+    let o = args.options("", 0, 1)?;
+    let mut view = DeletedView::new(session.volume()?)?;
+    if let Some(word) = o.operands.first() {
+        let limit = number(word, "number of seconds")?;
+        let unknown = || Failure::Usage("what time it is is not known here".into());
+        let now = session.settings().now.or_else(|| session.now().ok()).ok_or_else(unknown)?.sec;
+        view.inodes.retain(|d| i64::from(d.time).abs_diff(now) <= limit || limit == 0);
+    }
+    session.show(view, out)
 }
 
 fn dump_unused(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
@@ -205,6 +212,10 @@ fn logdump(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outco
         _ => None,
     };
     let volume = opened.as_ref().map_or_else(|| session.volume(), Ok)?;
+    if o.has('s') {
+        let log = Log::in_area(LogArea::by_backup(volume)?)?;
+        return session.show(LogView::of_log(&log, options)?, out);
+    }
     match (o.value('b'), o.value('i')) {
         (Some(_), Some(_)) => return Err(args.usage()),
         (Some(block), None) => options.only = Some(Fsblk(number(block, "block number")?)),
