@@ -124,6 +124,7 @@ const CASES: &[Case] = &[
         None,
         Problem::EaInodeFeature,
     ),
+    ("size of descriptors", "-t ext2 -b 1024", "10M", "ssv desc_size 48", None, Problem::MiscCorruptSuper),
     ("size of flexible groups", "-t ext2 -b 1024", "10M", "ssv log_groups_per_flex 77", None, Problem::FlexGroupSize),
     (
         "orphan that names itself",

@@ -80,7 +80,7 @@ pub(super) fn journal(ctx: &Ctx<'_>, external: Option<&dyn BlockDevice>, clerk: 
 fn not_usable(ctx: &Ctx<'_>, ino: Ino, what: &'static str, clerk: &mut Clerk<'_>) {
     if ino != Ino::JOURNAL && is_journal(ctx, Ino::JOURNAL) {
         clerk.report(Finding::inode(P::JournalInumWrong, Ino::JOURNAL).target(ino).what(what));
-    } else if ino == Ino::JOURNAL && copied(ctx).is_some() {
+    } else if ino == Ino::JOURNAL && ctx.vol.raw_inode(ino).is_ok() && copied(ctx).is_some() {
         clerk.report(Finding::inode(P::JournalInodeLost, ino).what(what));
     } else {
         clerk.report(Finding::inode(P::JournalBadInode, ino).what(what));

@@ -147,7 +147,7 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
     if !from_backup
         && !is_far_too_large(dev.len(), vol.geometry())
         && !descriptors_are_sound(&vol)?
-        && let Some((other, at)) = better_descriptors(dev, vol.geometry())?
+        && let Some((other, at)) = better_descriptors(dev, vol.geometry(), sound_groups(&vol)?)?
     {
         clerk.report(Finding::fs(P::CheckDescFailed).block(at));
         vol = other;
@@ -271,19 +271,26 @@ fn check_size(have: u64, geo: &Geometry, clerk: &mut Clerk<'_>) -> bool {
 
 /// The first backup whose descriptors make sense, and its block. It is of the same size, or of one that the device has room for where
 /// the primary one's is not.
-fn better_descriptors(dev: &Arc<dyn BlockDevice>, geo: &Geometry) -> Result<Option<(Volume, Fsblk)>> {
+fn better_descriptors(dev: &Arc<dyn BlockDevice>, geo: &Geometry, primary: u32) -> Result<Option<(Volume, Fsblk)>> {
     const TRIES: usize = 8;
     let backups = geo.all_groups().skip(1).filter(|g| geo.has_super(*g)).take(TRIES);
+    // Where none is sound, the least damaged is better than nothing.
+    let (mut best, mut most) = (None, primary);
     for at in backups.map(|g| geo.group_start(g)) {
         if let Ok(vol) = Volume::open(Arc::clone(dev), &options(Some(at), Some(geo.block_size), false))
             && (vol.geometry().blocks_count == geo.blocks_count
                 || (geo.total_bytes() > dev.len() && vol.geometry().total_bytes() <= dev.len()))
-            && descriptors_are_sound(&vol)?
         {
-            return Ok(Some((vol, at)));
+            let sound = sound_groups(&vol)?;
+            if sound == vol.geometry().groups {
+                return Ok(Some((vol, at)));
+            }
+            if sound > most {
+                (best, most) = (Some((vol, at)), sound);
+            }
         }
     }
-    Ok(None)
+    Ok(best)
 }
 
 /// The blocks where a group's bitmaps and table may be.
@@ -298,25 +305,32 @@ pub(super) fn allowed_range(geo: &Geometry, group: Group) -> std::ops::Range<u64
 /// Whether all bitmaps and tables are where they may be, and none on top of another.
 #[doc(alias = "ext2fs_check_desc")]
 pub(super) fn descriptors_are_sound(vol: &Volume) -> Result<bool> {
+    Ok(sound_groups(vol)? == vol.geometry().groups)
+}
+
+/// How many groups have all their parts where they may be, on top of nothing that came before.
+fn sound_groups(vol: &Volume) -> Result<u32> {
     let geo = vol.geometry();
     let (used, twice) = (Bits::new(geo.blocks_count)?, Bits::new(geo.blocks_count)?);
     for g in geo.all_groups() {
         let start = geo.group_start(g).0;
         used.set_range(start, start + u64::from(geo.super_and_gdt_blocks(g)));
     }
+    let mut count = 0;
     for g in geo.all_groups() {
+        let mut sound = true;
         let desc = vol.group(g)?;
         let range = allowed_range(geo, g);
         let parts =
             [(desc.block_bitmap(), 1), (desc.inode_bitmap(), 1), (desc.inode_table(), u64::from(geo.itable_blocks))];
         for (at, len) in parts {
             let end = at.0.saturating_add(len);
-            if at.0 < range.start || end > range.end || used.claim(at.0, end, &twice) {
-                return Ok(false);
-            }
+            let inside = at.0 >= range.start && end <= range.end;
+            sound &= inside && !used.claim(at.0, end, &twice);
         }
+        count += u32::from(sound);
     }
-    Ok(true)
+    Ok(count)
 }
 
 /// What is said about a journal that was not written back.

@@ -22,6 +22,8 @@ use crate::format::superblock::SbFlags;
 use crate::units::{Fsblk, Group, Ino};
 use crate::volume::Owner;
 
+/// Largest size of descriptors, bytes.
+const MAX_DESC_SIZE: u16 = 1024;
 /// Largest quota file that is looked at, bytes.
 pub(super) const MAX_QUOTA_FILE: usize = 256 << 20;
 
@@ -58,6 +60,10 @@ fn fields(ctx: &Ctx<'_>, clerk: &mut Clerk<'_>) {
     }
     if ctx.geo.features.incompat.contains(Incompat::CASEFOLD) && sb.encoding.get() < casefold::ENCODING_UTF8_12_1 {
         clerk.report(Finding::fs(P::MiscCorruptSuper).what("encoding").num(sb.encoding.get()));
+    }
+    let (wide, size) = (ctx.geo.features.incompat.contains(Incompat::BIT64), sb.desc_size.get());
+    if !wide && size != 0 && (!size.is_power_of_two() || size > MAX_DESC_SIZE) {
+        clerk.report(Finding::fs(P::MiscCorruptSuper).what("desc_size").num(size));
     }
     let room = usize::from(ctx.geo.inode_size).saturating_sub(GOOD_OLD_SIZE);
     if room > 0 {

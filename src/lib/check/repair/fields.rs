@@ -131,6 +131,7 @@ fn plausible(sb: &mut Superblock, which: Option<&str>) {
     match which {
         Some("r_blocks_count") => sb.set_r_blocks_count(sb.blocks_count() / RESERVED_PART),
         Some("clusters_per_group") => sb.clusters_per_group = sb.blocks_per_group,
+        Some("desc_size") => sb.desc_size.set(0),
         Some("encoding") => sb.encoding.set(casefold::ENCODING_UTF8_12_1),
         _ => {}
     }
