@@ -142,17 +142,20 @@ fn a_script_with_a_mistake_changes_nothing() {
         let out = e4sh(&image, &[], &all);
         assert!(!out.status.success(), "{all}\n{}", text(&out));
         assert!(before == std::fs::read(&image).unwrap(), "{all}\nchanged the image");
-        if case % 10 == 0 {
-            // Going on, everything else is done.
-            let copy = dir.path().join("copy");
-            std::fs::copy(&image, &copy).unwrap();
-            let out = e4sh(&copy, &["--keep-going"], &all);
-            assert!(!out.status.success());
-            let without: Vec<&str> = lines.iter().filter(|l| *l != bad).map(String::as_str).collect();
-            let other = dir.path().join("other");
-            std::fs::copy(&image, &other).unwrap();
-            assert!(e4sh(&other, &[], &without.join("\n")).status.success());
-            common::assert_same_tree(&all, &image_tree(&open(&other)), &image_tree(&open(&copy)));
+        if case % 3 != 0 {
+            continue;
+        }
+        // Going on, everything else is done.
+        let copy = dir.path().join("copy");
+        std::fs::copy(&image, &copy).unwrap();
+        let out = e4sh(&copy, &["--keep-going"], &all);
+        assert!(!out.status.success());
+        let without: Vec<&str> = lines.iter().filter(|l| *l != bad).map(String::as_str).collect();
+        let other = dir.path().join("other");
+        std::fs::copy(&image, &other).unwrap();
+        assert!(e4sh(&other, &[], &without.join("\n")).status.success());
+        common::assert_same_tree(&all, &image_tree(&open(&other)), &image_tree(&open(&copy)));
+        if case % 12 == 0 {
             reference_fsck(&copy);
         }
     }
