@@ -71,8 +71,8 @@ fn report(o: &Outcome, out: &mut dyn Write) -> std::io::Result<()> {
     let more = if o.complete { "" } else { " (there are more)" };
     writeln!(
         out,
-        "{:<28} {} interleavings{more}, {} steps, {} violations",
-        o.case, o.interleavings, o.steps, o.violations
+        "{:<28} {} interleavings{more} in {} runs, {} steps, {} violations",
+        o.case, o.interleavings, o.runs, o.steps, o.violations
     )?;
     let Some(found) = &o.first else { return Ok(()) };
     writeln!(out, "    {}", found.violation)?;

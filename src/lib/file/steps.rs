@@ -38,6 +38,12 @@ impl Writeback {
 }
 
 impl Mount {
+    /// What decides how a file goes on from here, as text: all of it that is in memory, and what space and places there are.
+    pub fn moment(&self, ino: Ino) -> String {
+        let i = self.inodes.get(&ino);
+        format!("{:?} {i:?} {:?} {:?}", i.map(|i| i.dd.es().seq()), self.space, self.fs.alloc)
+    }
+
     /// A folio is locked for a page fault or a write: it is there, with its blocks. `false` where a fault finds it beyond the end.
     pub fn begin_folio(&mut self, ino: Ino, page: u64, fault: bool) -> Result<bool> {
         self.on(ino, |m, i| {
