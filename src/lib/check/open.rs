@@ -18,6 +18,8 @@ use crate::volume::{DirtyJournal, Geometry, OpenOptions, Volume};
 
 /// Highest `rev_level` there is.
 const MAX_REVISION: u32 = 1;
+/// Groups that have backups in most filesystems.
+const USUAL_BACKUPS: [u32; 8] = [1, 3, 5, 7, 9, 25, 27, 49];
 /// A filesystem larger than the device by more than this factor is not opened: its size is wrong beyond doubt.
 const MAX_TRUNCATION: u64 = 16;
 /// … except below this size in bytes.
@@ -216,7 +218,7 @@ fn own_backup(dev: &Arc<dyn BlockDevice>) -> Option<Volume> {
         return None;
     }
     let listed = sb.backup_bgs.map(|g| u64::from(g.get()));
-    [1u64, 3, 5, 7, 9, 25, 27, 49].into_iter().chain(listed).filter(|g| *g > 0).find_map(|g| {
+    USUAL_BACKUPS.into_iter().map(u64::from).chain(listed).filter(|g| *g > 0).find_map(|g| {
         let at = Fsblk(g.checked_mul(per)?.checked_add(first)?);
         Volume::open(Arc::clone(dev), &options(Some(at), Some(size), false)).ok()
     })
@@ -273,7 +275,10 @@ fn check_size(have: u64, geo: &Geometry, clerk: &mut Clerk<'_>) -> bool {
 /// the primary one's is not.
 fn better_descriptors(dev: &Arc<dyn BlockDevice>, geo: &Geometry, primary: u32) -> Result<Option<(Volume, Fsblk)>> {
     const TRIES: usize = 8;
-    let backups = geo.all_groups().skip(1).filter(|g| geo.has_super(*g)).take(TRIES);
+    let told = geo.all_groups().skip(1).filter(|g| geo.has_super(*g)).take(TRIES);
+    // The features that say where backups are may be damaged as well.
+    let usual = USUAL_BACKUPS.into_iter().map(Group).filter(|g| g.0 < geo.groups && !geo.has_super(*g));
+    let backups = told.chain(usual);
     // Where none is sound, the least damaged is better than nothing.
     let (mut best, mut most) = (None, primary);
     for at in backups.map(|g| geo.group_start(g)) {
