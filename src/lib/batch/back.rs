@@ -135,9 +135,8 @@ impl Session {
         if before.blocks.is_empty() && before.content.is_empty() {
             return Ok(None);
         }
-        let changed = self.mount.journal.changed_blocks();
         let mut after = BTreeMap::new();
-        for block in before.blocks.keys().filter(|b| changed.contains(b)) {
+        for block in before.blocks.keys().filter(|b| self.mount.journal.has_changed(**b)) {
             after.insert(*block, crc32c::crc32c(&self.mount.journal.block(*block)?));
         }
         self.note_front()?;

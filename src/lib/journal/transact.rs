@@ -297,6 +297,11 @@ impl Journal {
         self.shared.block(block)
     }
 
+    /// Whether the running transaction has changed a metadata block.
+    pub fn has_changed(&self, block: Fsblk) -> bool {
+        self.shared.read().running.blocks.contains_key(&block)
+    }
+
     /// The metadata blocks that the running transaction has changed.
     pub fn changed_blocks(&self) -> BTreeSet<Fsblk> {
         self.shared.read().running.blocks.keys().copied().collect()

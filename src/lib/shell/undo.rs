@@ -31,6 +31,8 @@ struct Step {
     /// The commands, in order.
     commands: Vec<String>,
     change: Change,
+    /// Bytes of memory that it takes.
+    size: usize,
     committed: bool,
 }
 
@@ -56,11 +58,12 @@ impl History {
             self.dropped |= !self.steps.is_empty();
             self.steps.clear();
         }
-        self.steps.push(Step { commands: vec![command], change, committed: false });
-        let mut size: usize = self.steps.iter().map(|s| s.change.size()).sum();
+        let size = change.size();
+        self.steps.push(Step { commands: vec![command], change, size, committed: false });
+        let mut size: usize = self.steps.iter().map(|s| s.size).sum();
         let mut old = 0;
         while size > MEMORY && old + 1 < self.steps.len() {
-            size -= self.steps.get(old).map_or(0, |s| s.change.size());
+            size -= self.steps.get(old).map_or(0, |s| s.size);
             old += 1;
         }
         self.dropped |= old > 0;
@@ -69,13 +72,17 @@ impl History {
 
     /// What was done in another way, and is on the image already.
     pub(super) fn push_committed(&mut self, commands: Vec<String>, change: Change) {
-        self.steps.push(Step { commands, change, committed: true });
+        let size = change.size();
+        self.steps.push(Step { commands, change, size, committed: true });
     }
 
     /// Content that was written late is of the last command.
     pub(super) fn more(&mut self, content: Change) {
         match (self.steps.last_mut(), &mut self.early) {
-            (Some(last), _) => last.change.absorb(content),
+            (Some(last), _) => {
+                last.change.absorb(content);
+                last.size = last.change.size();
+            }
             (None, Some(early)) => early.absorb(content),
             (None, early) => *early = Some(content),
         }
@@ -91,6 +98,7 @@ impl History {
             first.commands.extend(next.commands);
             first.change.absorb(next.change);
         }
+        first.size = first.change.size();
         first.committed = true;
         self.steps.push(first);
     }
