@@ -130,11 +130,24 @@ impl Mount {
     fn write_back_all(&mut self) -> Result<()> {
         self.ended = Some(Vec::new());
         let done = self.submit_all();
-        let task = self.tracer.act_as(Task::EndIo);
-        let ends = self.ended.take().unwrap_or_default();
-        let ended = ends.into_iter().try_for_each(|(ino, r)| self.on(ino, |m, i| m.end_io(i, r)));
-        self.tracer.act_as(task);
+        let ended = self.end_submitted();
+        self.ended = None;
         done.and(ended)
+    }
+
+    /// Convert what was submitted of several files so far. The file that is taken out is none of them.
+    pub(super) fn end_submitted(&mut self) -> Result<()> {
+        let Some(ended) = &mut self.ended else { return Ok(()) };
+        let ends = std::mem::take(ended);
+        let task = self.tracer.act_as(Task::EndIo);
+        let done = ends.into_iter().try_for_each(|(ino, r)| {
+            let mut i = self.take(ino)?;
+            let done = self.end_io(&mut i, r);
+            self.inodes.insert(ino, i);
+            done
+        });
+        self.tracer.act_as(task);
+        done
     }
 
     fn submit_all(&mut self) -> Result<()> {

@@ -140,6 +140,8 @@ impl Mount {
             self.flush_bio(i)?;
             match done {
                 Err(e) if is_full(&e) && self.space.free.exact() > 0 && commits < 3 && self.may_commit() => {
+                    // Before a commit has gone through, what was submitted has ended.
+                    self.end_submitted()?;
                     self.end_all_io(i, pass)?;
                     // What was freed can be handed out after a commit; what was gathered is gathered anew.
                     commits += 1;
