@@ -329,17 +329,22 @@ fn orphans_are_deleted_or_cut() {
 
 #[test]
 fn orphan_lists_that_lie_are_refused() {
-    for head in [2, 5000, 11] {
+    let leading_to = |next: u32| {
         let device = orphaned("^orphan_file");
         let as_device = Arc::clone(&device) as Arc<dyn BlockDevice>;
         super::recover_journal(&as_device, None, options()).unwrap();
         change(&device, |fs, h| {
             let mut gone = fs.edit(h).open(Ino(12)).unwrap();
-            // A list that leads on to nowhere, or in a circle.
-            gone.inode.update(|c| c.dtime.set(if head == 11 { 12 } else { head }));
+            gone.inode.update(|c| c.dtime.set(next));
             fs.edit(h).put(&mut gone).unwrap();
         });
-        assert!(matches!(recover(&as_device, None, options()), Err(Error::Corrupt { .. })), "{head}");
+        as_device
+    };
+    // One that names itself is the last one.
+    assert_eq!(recover(&leading_to(12), None, options()).unwrap().orphans.damage, None);
+    for next in [2, 5000] {
+        let as_device = leading_to(next);
+        assert!(matches!(recover(&as_device, None, options()), Err(Error::Corrupt { .. })), "{next}");
         let report = recover(&as_device, None, RecoverOptions { on_damage: OnDamage::Salvage, ..options() }).unwrap();
         assert!(report.orphans.damage.is_some());
     }

@@ -153,7 +153,12 @@ impl Rig {
             return;
         }
         let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&at)));
-        assert!(Command::new(umount).arg(&at).status().unwrap().success());
+        // Whoever looks at every new mount keeps it busy for a moment.
+        let unmounted = (0..100).any(|n| {
+            std::thread::sleep(std::time::Duration::from_millis(10 * n));
+            Command::new(&umount).arg(&at).status().unwrap().success()
+        });
+        assert!(unmounted);
         if let Err(e) = looked {
             std::panic::resume_unwind(e);
         }
