@@ -5,6 +5,7 @@ mod report;
 mod source;
 mod target;
 
+use std::cell::LazyCell;
 use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
@@ -57,9 +58,12 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let (mut options, extra) = args.options(now, &mut *entropy, session)?;
     let format = Format::parse(&args.format)?;
     let progress = session.progress(args.quiet);
-    let processors = || args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    // Asking the host takes longer than a small filesystem does.
+    let processors = LazyCell::new(|| {
+        args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1)
+    });
     let source = source::open(args, &extra, now)?;
-    let mut threads = if source.is_some() || args.verity { processors() } else { 1 };
+    let mut threads = if source.is_some() || args.verity { *processors } else { 1 };
     let mut content = match source {
         Some(source) => {
             let tree = source::list(&*source, args, options.root_perms, threads, &*progress)?;
@@ -93,7 +97,7 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     target.fresh |= extra.prezeroed;
     let uuid = options.uuid;
     if layout.group_count() > FEW_GROUPS {
-        threads = processors();
+        threads = *processors;
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
     let pool = pool.map_err(|e| Failure::Usage(format!("cannot start threads: {e}")))?;

@@ -14,7 +14,7 @@ use crate::format::casefold;
 use crate::format::features::{Compat, Features, Incompat, RoCompat};
 use crate::format::superblock::{self, Superblock};
 use crate::units::{Fsblk, Group};
-use crate::volume::{DirtyJournal, Geometry, OpenOptions, Volume};
+use crate::volume::{Geometry, OpenOptions, Volume};
 
 /// Highest `rev_level` there is.
 const MAX_REVISION: u32 = 1;
@@ -35,15 +35,7 @@ pub(super) struct Opened {
 }
 
 pub(super) fn options(superblock: Option<Fsblk>, block_size: Option<u32>, search_backups: bool) -> OpenOptions {
-    OpenOptions {
-        superblock,
-        block_size,
-        search_backups,
-        dirty_journal: DirtyJournal::Ignore,
-        verify_checksums: false,
-        verify_groups: false,
-        allow_truncated: true,
-    }
+    OpenOptions { superblock, block_size, search_backups, ..OpenOptions::as_it_is() }
 }
 
 /// What is wrong with a superblock, in a word or two.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::bitmap;
 use crate::format::inode::{FileType, Inode, InodeFlags};
 use crate::units::{Fsblk, Group, Ino};
-use crate::volume::{DirtyJournal, MapEvent, OpenOptions, Owner, Volume};
+use crate::volume::{MapEvent, OpenOptions, Owner, Volume};
 
 /// Bytes that are looked at together.
 const STEP: u64 = 1 << 20;
@@ -49,17 +49,6 @@ pub struct MetadataImage {
 impl std::fmt::Debug for MetadataImage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MetadataImage").field("report", &self.report).finish_non_exhaustive()
-    }
-}
-
-/// How a filesystem is looked at: whatever is on it.
-fn lenient() -> OpenOptions {
-    OpenOptions {
-        dirty_journal: DirtyJournal::Ignore,
-        verify_checksums: false,
-        verify_groups: false,
-        allow_truncated: true,
-        ..OpenOptions::default()
     }
 }
 
@@ -160,12 +149,12 @@ impl MetadataImage {
     /// There is no superblock; [`Error::Unsupported`] for features in whose presence names cannot be replaced.
     pub fn new(device: &Arc<dyn BlockDevice>, scramble_names: bool) -> Result<Self> {
         let (base, renamed) = if scramble_names {
-            let (over, report) = scramble::scramble(device, &lenient())?;
+            let (over, report) = scramble::scramble(device, &OpenOptions::as_it_is())?;
             (over, report)
         } else {
             (Arc::clone(device), scramble::Renamed::default())
         };
-        let volume = Volume::open(Arc::clone(&base), &lenient())?;
+        let volume = Volume::open(Arc::clone(&base), &OpenOptions::as_it_is())?;
         let scramble::Renamed { names, flattened, left_out, damage } = renamed;
         let report = MetadataReport { names, flattened, damage, blocks: 0 };
         let mut c = Collector { volume: &volume, blocks: BTreeSet::new(), report, scrambled: scramble_names };

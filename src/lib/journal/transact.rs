@@ -235,12 +235,7 @@ impl Journal {
     /// # Errors
     /// As [`ContentWriter::write`]; a failed write poisons the journal.
     pub fn write_content(&mut self, block: Fsblk, parts: &[IoSlice<'_>]) -> Result<()> {
-        self.check_alive()?;
-        let done = self.content_writer().write_parts(block, parts);
-        if matches!(done, Err(Error::InvalidArgument { .. })) {
-            return done;
-        }
-        self.guard(done)
+        self.content(|writer| writer.write_parts(block, parts))
     }
 
     /// Let the host copy `len` bytes of a file, from byte `from` on, whole blocks, to `block` and on; returns how many it copied.
@@ -248,12 +243,16 @@ impl Journal {
     /// # Errors
     /// As [`Journal::write_content`].
     pub fn copy_content(&mut self, block: Fsblk, file: BorrowedFd<'_>, from: u64, len: u64) -> Result<u64> {
+        self.content(|writer| writer.copy_from(block, file, from, len))
+    }
+
+    /// Write content; what was asked for wrongly does not poison.
+    fn content<T>(&mut self, write: impl FnOnce(ContentWriter) -> Result<T>) -> Result<T> {
         self.check_alive()?;
-        let done = self.content_writer().copy_from(block, file, from, len);
-        if matches!(done, Err(Error::InvalidArgument { .. })) {
-            return done;
+        match write(self.content_writer()) {
+            Err(e @ Error::InvalidArgument { .. }) => Err(e),
+            done => self.guard(done),
         }
-        self.guard(done)
     }
 
     /// Forget the running transaction: the filesystem is as at the last commit. Content that was written to free

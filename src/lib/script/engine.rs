@@ -21,7 +21,7 @@ use crate::units::Ino;
 /// Bytes of a page: a store through a mapping is one page at a time.
 const PAGE: u64 = 4096;
 /// Most bytes that one operation reads or writes.
-pub(super) const MAX_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Where records go.
 pub type Emit<'e> = &'e mut dyn FnMut(&Value) -> Result<()>;
@@ -391,7 +391,7 @@ const fn end_of(off: u64, len: u64) -> u64 {
     if len == 0 { u64::MAX } else { off.saturating_add(len) }
 }
 
-fn bounded(len: u64) -> Result<u64> {
+pub(super) fn bounded(len: u64) -> Result<u64> {
     if len <= MAX_BYTES {
         return Ok(len);
     }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::engine::{Engine, MAX_BYTES, Settings};
+use super::engine::{Engine, Settings, bounded};
 use super::parse::{Head, Op, Script};
 use crate::device::BlockDevice;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::file::Mount;
 use crate::namei::{Attributes, Namei, What};
 use crate::units::Ino;
@@ -62,7 +62,7 @@ impl Running {
     /// Open a file, and name it.
     ///
     /// # Errors
-    /// [`Error::IsDirectory`] and the like for what is no file; what cannot be read.
+    /// [`crate::Error::IsDirectory`] and the like for what is no file; what cannot be read.
     pub fn open(&mut self, name: &str, ino: Ino) -> Result<()> {
         self.engine.adopt(name, ino)
     }
@@ -103,16 +103,9 @@ impl Running {
     /// Read through the page cache; less at the end of the file.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for too much at once; reading failed.
+    /// [`crate::Error::InvalidArgument`] for too much at once; reading failed.
     pub fn read(&mut self, ino: Ino, off: u64, len: u64) -> Result<Vec<u8>> {
-        if len > MAX_BYTES {
-            return Err(Error::InvalidArgument {
-                name: "length",
-                value: len.to_string(),
-                allowed: "at most 1 GiB at a time",
-            });
-        }
-        self.engine.mount.read(ino, off, len as usize)
+        self.engine.mount.read(ino, off, bounded(len)? as usize)
     }
 
     /// What breaks a rule of the state in memory, if anything does.

@@ -170,10 +170,11 @@ impl Edit<'_> {
             let longest = u64::from(hit.lblk.0).saturating_add(max_len(unwritten).into());
             let stop = hit.end().min(longest);
             if self.alloc.in_use() {
+                self.split_for_io(o, hit.lblk, Lblk(stop as u32))?;
+            } else {
+                self.split_extent(o, hit.lblk)?;
                 self.split_extent(o, Lblk(stop as u32))?;
             }
-            self.split_extent(o, hit.lblk)?;
-            self.split_extent(o, Lblk(stop as u32))?;
             let path = self.extent_path(o, hit.lblk)?;
             let leaf = path.last().map(|s| leaf_of(&s.node)).unwrap_or_default();
             let changed = converted(leaf, hit.lblk.0.into(), stop, unwritten);

@@ -56,6 +56,19 @@ impl Default for OpenOptions {
     }
 }
 
+impl OpenOptions {
+    /// Open whatever is there, as it is: without its journal, and with nothing held against a checksum.
+    pub fn as_it_is() -> Self {
+        Self {
+            dirty_journal: DirtyJournal::Ignore,
+            verify_checksums: false,
+            verify_groups: false,
+            allow_truncated: true,
+            ..Self::default()
+        }
+    }
+}
+
 /// Block sizes in the order in which they are tried when looking for a backup.
 const BLOCK_SIZES: [u32; 7] = [1024, 2048, 4096, 8192, 16384, 32768, 65536];
 

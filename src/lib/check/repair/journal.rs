@@ -16,7 +16,7 @@ use crate::format::inode::{GOOD_OLD_SIZE, TimeField};
 use crate::format::superblock::{self, State, Superblock};
 use crate::journal::{Log, LogArea};
 use crate::units::{Ino, Tid};
-use crate::volume::{MapEvent, OpenInode, Owner, Volume};
+use crate::volume::{MapEvent, OpenInode, OpenOptions, Owner, Volume};
 
 pub(super) const MENDS: &[P] = &[
     P::JournalBadInode,
@@ -36,7 +36,7 @@ pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> R
     match f.problem {
         P::JournalBadSuper | P::JournalUnknownForm => {
             // What the log still holds must not be taken for what comes: a number far from all of its own.
-            let vol = Volume::open(Arc::clone(hands.dev), &super::work::as_it_is())?;
+            let vol = Volume::open(Arc::clone(hands.dev), &OpenOptions::as_it_is())?;
             let area = LogArea::locate(&vol, hands.options.check.journal_device.clone())?;
             let device = area.device().clone();
             Log::reset(area, vol.superblock().uuid, Tid(1))?;
@@ -44,7 +44,7 @@ pub(super) fn mend(hands: &Hands<'_>, work: &mut Work<'_, '_>, f: &Finding) -> R
             forget(work, false)
         }
         P::JournalClearV2 => {
-            let vol = Volume::open(Arc::clone(hands.dev), &super::work::as_it_is())?;
+            let vol = Volume::open(Arc::clone(hands.dev), &OpenOptions::as_it_is())?;
             let area = LogArea::locate(&vol, hands.options.check.journal_device.clone())?;
             let mut bytes = vec![0; area.block_size() as usize];
             area.device().read_at(area.superblock_at(), &mut bytes)?;

@@ -1,14 +1,13 @@
 //! Before a round: what the journal holds is brought home, and orphans are cleaned up.
 
 use super::RepairOptions;
-use super::work::as_it_is;
 use crate::device::BlockDevice;
 use crate::env::FixedClock;
 use crate::error::{Error, Result};
 use crate::format::superblock::State;
 use crate::journal::{JournalOptions, OnDamage, RecoverOptions, direct};
 use crate::recover::{self, Orphans, Report};
-use crate::volume::Volume;
+use crate::volume::{OpenOptions, Volume};
 use std::sync::Arc;
 
 /// Recover. A journal (or a superblock) that is not usable is no error here: the answer is
@@ -50,7 +49,7 @@ fn orphans(
     journal: Option<Arc<dyn BlockDevice>>,
     options: &RepairOptions,
 ) -> Result<Orphans> {
-    let vol = Volume::open(Arc::clone(dev), &as_it_is())?;
+    let vol = Volume::open(Arc::clone(dev), &OpenOptions::as_it_is())?;
     let trusted = !vol.superblock().state_flags().contains(State::ERROR);
     let how = RecoverOptions { on_damage: OnDamage::Salvage, now: Some(options.check.now), keep_counts: true };
     let done = if trusted { recover::clean_orphans(dev, journal, how) } else { Ok(Orphans::default()) };
@@ -58,11 +57,11 @@ fn orphans(
         Err(e) if !is_for_the_check(&e) => return Err(e),
         done => done.unwrap_or_default(),
     };
-    let vol = Volume::open(Arc::clone(dev), &as_it_is())?;
+    let vol = Volume::open(Arc::clone(dev), &OpenOptions::as_it_is())?;
     if vol.superblock().last_orphan.get() != 0 {
         let write = JournalOptions::new(Arc::new(FixedClock(options.check.now)));
         let mut direct = direct::open_regardless(&vol, write)?;
-        let mut vol = Volume::open(direct.view(), &as_it_is())?;
+        let mut vol = Volume::open(direct.view(), &OpenOptions::as_it_is())?;
         let mut handle = direct.start(1)?;
         vol.store_superblock(&mut handle, |sb| {
             sb.last_orphan.set(0);

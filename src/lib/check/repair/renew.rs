@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::Hands;
-use super::work::as_it_is;
 use crate::alloc::Filesystem;
 use crate::env::FixedClock;
 use crate::error::{Error, Result};
@@ -12,7 +11,7 @@ use crate::format::inode::{FileType, GOOD_OLD_SIZE, Inode, TimeField};
 use crate::format::jbd2::JournalSuperblock;
 use crate::journal::{JournalOptions, direct};
 use crate::units::{Ino, Lblk};
-use crate::volume::{OpenInode, Volume, Wanted};
+use crate::volume::{OpenInode, OpenOptions, Volume, Wanted};
 
 /// Blocks of the filesystem below which there is no journal, and the journal's blocks for those below each limit.
 const SIZES: &[(u64, u32)] = &[
@@ -38,7 +37,7 @@ fn size(blocks: u64) -> u32 {
 /// Make a journal where the filesystem has room for one and is `sound`, else give up the feature; whether there is one now.
 pub(super) fn journal(hands: &Hands<'_>, sound: bool) -> Result<bool> {
     let now = hands.options.check.now;
-    let vol = Volume::open(Arc::clone(hands.dev), &as_it_is())?;
+    let vol = Volume::open(Arc::clone(hands.dev), &OpenOptions::as_it_is())?;
     if vol.superblock().journal_inum.get() != 0 {
         return Ok(false);
     }
@@ -47,7 +46,7 @@ pub(super) fn journal(hands: &Hands<'_>, sound: bool) -> Result<bool> {
         return give_up(hands);
     }
     let mut journal = direct::open_regardless(&vol, JournalOptions::new(Arc::new(FixedClock(now))))?;
-    let mut fs = Filesystem::open(journal.view(), &as_it_is())?;
+    let mut fs = Filesystem::open(journal.view(), &OpenOptions::as_it_is())?;
     let credits = u32::try_from(journal.room()).unwrap_or(u32::MAX);
     let mut handle = journal.start(credits)?;
     let made = make(&mut fs, &mut handle, blocks, now);
@@ -67,10 +66,10 @@ pub(super) fn journal(hands: &Hands<'_>, sound: bool) -> Result<bool> {
 
 /// There is no journal.
 fn give_up(hands: &Hands<'_>) -> Result<bool> {
-    let vol = Volume::open(Arc::clone(hands.dev), &as_it_is())?;
+    let vol = Volume::open(Arc::clone(hands.dev), &OpenOptions::as_it_is())?;
     let write = JournalOptions::new(Arc::new(FixedClock(hands.options.check.now)));
     let mut journal = direct::open_regardless(&vol, write)?;
-    let mut vol = Volume::open(journal.view(), &as_it_is())?;
+    let mut vol = Volume::open(journal.view(), &OpenOptions::as_it_is())?;
     let mut handle = journal.start(1)?;
     vol.store_superblock(&mut handle, |sb| {
         let mut f = sb.features();

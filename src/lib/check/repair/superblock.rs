@@ -7,7 +7,6 @@ use zerocopy::FromZeros;
 use super::super::Outcome;
 use super::super::clerk::Clerk;
 use super::Hands;
-use super::work::as_it_is;
 use crate::device::BlockDevice;
 use crate::env::FixedClock;
 use crate::error::Result;
@@ -16,7 +15,7 @@ use crate::format::superblock::{self, State, Superblock};
 use crate::journal::{JournalOptions, direct};
 use crate::recover;
 use crate::units::Fsblk;
-use crate::volume::Volume;
+use crate::volume::{OpenOptions, Volume};
 
 /// Write the superblock and the descriptors of `vol`, which come from a backup, over the primary ones. A backup knows nothing
 /// of unused parts, so none are marked. The superblock comes last: without it the backup is found again.
@@ -56,7 +55,7 @@ pub(super) fn write(dev: &Arc<dyn BlockDevice>, sb: &Superblock) -> Result<()> {
 
 /// Whether the filesystem says that it is valid; `None` where it cannot be asked.
 pub(super) fn is_valid(dev: &Arc<dyn BlockDevice>) -> Option<bool> {
-    let vol = Volume::open(Arc::clone(dev), &as_it_is()).ok()?;
+    let vol = Volume::open(Arc::clone(dev), &OpenOptions::as_it_is()).ok()?;
     Some(vol.superblock().state_flags().contains(State::VALID))
 }
 
@@ -66,8 +65,8 @@ pub(super) fn count(hands: &Hands<'_>, recovered: &recover::Report) -> Result<()
         return Ok(());
     }
     let write = JournalOptions::new(Arc::new(FixedClock(hands.options.check.now)));
-    let mut journal = direct::open_regardless(&Volume::open(Arc::clone(hands.dev), &as_it_is())?, write)?;
-    let mut vol = Volume::open(journal.view(), &as_it_is())?;
+    let mut journal = direct::open_regardless(&Volume::open(Arc::clone(hands.dev), &OpenOptions::as_it_is())?, write)?;
+    let mut vol = Volume::open(journal.view(), &OpenOptions::as_it_is())?;
     let (mut clusters, mut inodes) = (0u64, 0u64);
     for group in vol.geometry().all_groups() {
         let desc = vol.group(group)?;
@@ -90,8 +89,8 @@ pub(super) fn settle(hands: &Hands<'_>, left: &Outcome, clerk: &Clerk<'_>) -> Re
     }
     let now = hands.options.check.now;
     let write = JournalOptions::new(Arc::new(FixedClock(now)));
-    let mut journal = direct::open_regardless(&Volume::open(Arc::clone(hands.dev), &as_it_is())?, write)?;
-    let mut vol = Volume::open(journal.view(), &as_it_is())?;
+    let mut journal = direct::open_regardless(&Volume::open(Arc::clone(hands.dev), &OpenOptions::as_it_is())?, write)?;
+    let mut vol = Volume::open(journal.view(), &OpenOptions::as_it_is())?;
     let mut handle = journal.start(1)?;
     vol.store_superblock(&mut handle, |sb| {
         let mut state = sb.state_flags();

@@ -17,7 +17,7 @@ use crate::journal::{Handle, Journal, JournalOptions, direct};
 use crate::units::{Fsblk, Group, Ino};
 use crate::volume::edit::modify_block;
 use crate::volume::store::{AllocRequest, Allocated, BlockAlloc, InodeRequest, MetaStore};
-use crate::volume::{DirtyJournal, Edit, OpenInode, OpenOptions, Volume};
+use crate::volume::{Edit, OpenInode, OpenOptions, Volume};
 
 /// Metadata blocks that must be left for another step in the same transaction.
 const STEP_CREDITS: u64 = 256;
@@ -190,7 +190,7 @@ impl<'w, 'c> Work<'w, 'c> {
     ) -> Result<Self> {
         let now = options.check.now;
         let write = || JournalOptions::new(Arc::new(FixedClock(now)));
-        let vol = Volume::open(Arc::clone(dev), &as_it_is())?;
+        let vol = Volume::open(Arc::clone(dev), &OpenOptions::as_it_is())?;
         let f = vol.geometry().features;
         let logged = sound
             && f.compat.contains(Compat::HAS_JOURNAL)
@@ -199,7 +199,7 @@ impl<'w, 'c> Work<'w, 'c> {
             Some(Ok(journal)) => journal,
             _ => direct::open_regardless(&vol, write())?,
         };
-        let vol = Volume::open(journal.view(), &as_it_is())?;
+        let vol = Volume::open(journal.view(), &OpenOptions::as_it_is())?;
         Ok(Self { ctx, now, journal, vol, space: Space::new(ctx, scanned)? })
     }
 
@@ -230,7 +230,7 @@ impl<'w, 'c> Work<'w, 'c> {
             Ok(t) => Ok(Some(t)),
             Err(e) if is_passable(&e) => {
                 self.journal.restore(before);
-                self.vol = Volume::open(self.journal.view(), &as_it_is())?;
+                self.vol = Volume::open(self.journal.view(), &OpenOptions::as_it_is())?;
                 Ok(None)
             }
             Err(e) => Err(e),
@@ -253,16 +253,6 @@ impl<'w, 'c> Work<'w, 'c> {
 /// An inode with whatever checksum it has.
 pub(super) fn raw(vol: &Volume, ino: Ino) -> Result<OpenInode> {
     Ok(OpenInode { ino, inode: vol.raw_inode(ino)? })
-}
-
-pub(super) fn as_it_is() -> OpenOptions {
-    OpenOptions {
-        dirty_journal: DirtyJournal::Ignore,
-        verify_checksums: false,
-        verify_groups: false,
-        allow_truncated: true,
-        ..OpenOptions::default()
-    }
 }
 
 /// Whether an error ends one repair only.
