@@ -7,7 +7,7 @@
 
 use super::extent_status::{EsEntry, EsStatus};
 use super::inode::MemInode;
-use super::map::Mapped;
+use super::map::{Create, Mapped};
 use super::mount::Mount;
 use crate::error::Result;
 use crate::format::extent::Extent;
@@ -21,7 +21,7 @@ const MAX_ZEROOUT: u64 = 32 << 10;
 
 impl Mount {
     /// Make the blocks of `want`, part of one unwritten extent, written; perhaps others of that extent with them.
-    pub(super) fn initialise(&mut self, i: &mut MemInode, want: EsEntry) -> Result<Mapped> {
+    pub(super) fn initialise(&mut self, i: &mut MemInode, want: EsEntry, how: Create) -> Result<Mapped> {
         let all = self.fs.volume.extents(i.o.owner())?;
         let at = all.partition_point(|e| e.end() <= want.lblk.0.into());
         let (first, last) = (want.lblk.0, u64::from(want.end()));
@@ -41,7 +41,7 @@ impl Mount {
         }
         self.convert_by(i, from, to, false, cut)?;
         let e = EsEntry { status: EsStatus::Written, ..want };
-        self.expose(i, &e);
+        self.expose(i, &e, how);
         Ok(Mapped { e, new: true })
     }
 

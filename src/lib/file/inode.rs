@@ -45,6 +45,9 @@ pub struct MemInode {
     /// Bytes that must be on the device before the running transaction commits.
     #[doc(alias = "jbd2_inode")]
     pub ordered: Option<Range<u64>>,
+    /// A commit sends what is dirty of those bytes; else it has only to wait for what was sent. It stays set once it is.
+    #[doc(alias = "JI_WRITE_DATA")]
+    pub commit_writes: bool,
     /// Write back when it is closed.
     #[doc(alias = "EXT4_STATE_DA_ALLOC_CLOSE")]
     pub flush_on_close: bool,
@@ -108,6 +111,7 @@ impl MemInode {
             since: 0,
             bio: None,
             ordered: None,
+            commit_writes: false,
             flush_on_close: false,
             unlinked: false,
             leaves_read: BTreeSet::new(),
@@ -119,9 +123,10 @@ impl MemInode {
         }
     }
 
-    /// Bytes `range` must be on the device before the running transaction commits.
-    #[doc(alias = "ext4_jbd2_inode_add_write")]
-    pub fn order(&mut self, range: Range<u64>) {
+    /// Bytes `range` must be on the device before the running transaction commits; with `write`, the commit is to send them.
+    #[doc(alias = "ext4_jbd2_inode_add_write", alias = "ext4_jbd2_inode_add_wait")]
+    pub fn order(&mut self, range: Range<u64>, write: bool) {
+        self.commit_writes |= write;
         self.ordered = Some(match self.ordered.take() {
             Some(had) => had.start.min(range.start)..had.end.max(range.end),
             None => range,

@@ -28,6 +28,9 @@ pub(super) struct Create {
     /// Nothing is to be set aside beyond what is asked for.
     #[doc(alias = "EXT4_GET_BLOCKS_NO_NORMALIZE")]
     pub(super) exact: bool,
+    /// The data is sent to the device next: a commit that shows the blocks has only to wait for it.
+    #[doc(alias = "EXT4_GET_BLOCKS_IO_SUBMIT")]
+    pub(super) submits: bool,
     /// Written blocks become unwritten ones.
     #[doc(alias = "EXT4_GET_BLOCKS_CONVERT_UNWRITTEN")]
     pub(super) reset: bool,
@@ -148,7 +151,7 @@ impl Mount {
                 self.convert(i, lblk, u64::from(lblk) + u64::from(len), true)?;
                 Ok(Mapped { e: EsEntry { status: EsStatus::Unwritten, ..e }, new: false })
             }
-            EsStatus::Unwritten if !how.unwritten => self.initialise(i, e),
+            EsStatus::Unwritten if !how.unwritten => self.initialise(i, e, how),
             _ => {
                 if how.pre_io && unwritten {
                     self.edit(|edit| {
@@ -221,7 +224,7 @@ impl Mount {
         let e = EsEntry { lblk: got.lblk, len: got.len, status, pblk: got.pblk };
         self.learn_leaf(i, lblk)?;
         self.note_allocated(i, e, reserved)?;
-        self.expose(i, &e);
+        self.expose(i, &e, how);
         Ok(Mapped { e, new: true })
     }
 
@@ -247,13 +250,13 @@ impl Mount {
     }
 
     /// A commit will show these blocks: where data is ordered, what is dirty over them must be written before.
-    pub(super) fn expose(&self, i: &mut MemInode, e: &EsEntry) {
+    pub(super) fn expose(&self, i: &mut MemInode, e: &EsEntry, how: Create) {
         if e.status == EsStatus::Written && !self.journals_data(i) {
             i.exposed.extend(e.lblk.0..e.end());
         }
         if e.status == EsStatus::Written && self.orders_data(i) {
             let bits = self.block_bits();
-            i.order(u64::from(e.lblk.0) << bits..u64::from(e.end()) << bits);
+            i.order(u64::from(e.lblk.0) << bits..u64::from(e.end()) << bits, !how.submits);
         }
     }
 

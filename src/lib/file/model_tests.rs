@@ -290,6 +290,35 @@ fn the_size_on_disk_follows_the_data_on_the_iomap_path() {
 }
 
 #[test]
+fn a_commit_sends_data_only_where_something_beside_writeback_asked_for_it() {
+    let mut rig = Rig::new(4096, None, "rw,dioread_lock", 1);
+    let ino = rig.files[0].0;
+    let dirty = |rig: &Rig| rig.mount.inode(ino).unwrap().cache.iter().filter(|f| f.dirty).count();
+    let fill = |rig: &mut Rig, at: u64, with: u8| {
+        for page in 0..2 {
+            rig.mount.write(ino, at + 4096 * page, &[with; 4096]).unwrap();
+        }
+    };
+    for (partial, left) in [(false, 2), (true, 1), (false, 0)] {
+        let at = rig.mount.inode(ino).map_or(0, |i| i.size);
+        fill(&mut rig, at, 1);
+        rig.mount.write_back(ino, 0..u64::MAX).unwrap();
+        assert_eq!(dirty(&rig), 0);
+        fill(&mut rig, at, 2);
+        if partial {
+            // What is zeroed in a block asks for the bytes zeroed, and is why later commits send all that they expose.
+            rig.mount.write_back(ino, 0..u64::MAX).unwrap();
+            rig.mount.force_commit().unwrap();
+            fill(&mut rig, at, 3);
+            rig.mount.punch(ino, at + 100, 100).unwrap();
+        }
+        rig.mount.force_commit().unwrap();
+        assert_eq!(dirty(&rig), left, "partial {partial}");
+        rig.mount.write_back(ino, 0..u64::MAX).unwrap();
+    }
+}
+
+#[test]
 fn without_room_a_write_is_short_and_nothing_leaks() {
     let mut rig = Rig::new(1024, None, "rw", 1);
     let ino = rig.files[0].0;

@@ -437,7 +437,7 @@ impl Mount {
     #[doc(alias = "jbd2_submit_inode_data")]
     fn submit_ordered(&mut self, i: &mut MemInode) -> Result<()> {
         match i.ordered.take() {
-            Some(range) if !i.cache.is_empty() => {
+            Some(range) if i.commit_writes && !i.cache.is_empty() => {
                 self.tracer.emit(i.o.ino, || Event::SubmitInodeData);
                 self.write_mapped(i, range)
             }

@@ -134,7 +134,7 @@ impl Mount {
             let bytes = f.data[start..start + block as usize].to_vec();
             self.write_block(true, b.pblk, &bytes)?;
         } else if self.orders_data(i) {
-            i.order(from..from + len);
+            i.order(from..from + len, true);
         }
         Ok(())
     }

@@ -300,7 +300,8 @@ impl Mount {
         let mut progress = false;
         let mut done = Ok(());
         while pass.map.len > 0 {
-            let how = Create { unwritten, pre_io: unwritten, writeback: pass.map.delay, ..Create::default() };
+            let (pre_io, writeback) = (unwritten, pass.map.delay);
+            let how = Create { unwritten, pre_io, writeback, submits: true, ..Create::default() };
             let Gathered { lblk, len, delay, unwritten } = pass.map;
             self.tracer.emit(i.o.ino, || Event::DaWritePagesExtent { lblk, len, delayed: delay, unwritten });
             match self.map_create(i, pass.map.lblk, pass.map.len, how) {
