@@ -106,6 +106,54 @@ fn reads_writes_and_zeroes() {
     assert!(d.slice(0, 1).is_none(), "block devices are not mapped");
 }
 
+/// Run e4mkfs; exit code, standard output and standard error.
+fn e4mkfs(args: &[&str], image: &Path) -> (i32, String, String) {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_e4mkfs"));
+    let out = run.args(args).arg(image).env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap();
+    let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
+    (out.status.code().unwrap(), text(out.stdout), text(out.stderr))
+}
+
+#[test]
+fn what_a_device_held_is_given_up_and_its_marks_go() {
+    let Some(host) = Loop::attach(|_| true) else { return };
+    let image = host.dir.path().join("img");
+    let garbage = || {
+        let mut all = vec![0xa5; SIZE as usize];
+        all[0x1_0040..0x1_0048].copy_from_slice(b"_BHRfS_M");
+        all[SIZE as usize - 8192..][..4].copy_from_slice(b"\xfc\x4e\x2b\xa9");
+        patiently(|| FileDevice::open(&host.device, Access::ReadWrite)).write_at(0, &all).unwrap();
+    };
+    let count = |bytes: &[u8]| bytes.iter().map(|b| u64::from(*b == 0xa5)).sum::<u64>();
+    let content = || {
+        let mut all = vec![0; SIZE as usize];
+        patiently(|| FileDevice::open(&host.device, Access::ReadOnly)).read_at(0, &mut all).unwrap();
+        all
+    };
+
+    garbage();
+    let (code, out, err) = e4mkfs(&["-v", "-E", "nodiscard"], &host.device);
+    assert_eq!(code, 0, "{err}");
+    assert!(err.contains("held a Btrfs filesystem"), "{err}");
+    assert!(out.contains("copies of the superblock: 8193") && !out.contains("gave up"), "{out}");
+    let all = content();
+    assert!(count(&all) > SIZE / 2, "free blocks are as they were");
+    assert!(all[0x1_0040..0x1_0048] != *b"_BHRfS_M" && all[SIZE as usize - 8192..][..4] != *b"\xfc\x4e\x2b\xa9");
+
+    garbage();
+    let (code, out, err) = e4mkfs(&["-F", "-v"], &host.device);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("gave up"), "{out}");
+    assert!(count(&content()) < 4096, "what is left is of the new filesystem");
+    if let Ok(check) = Command::new("e2fsck").args(["-fn"]).arg(&host.device).output() {
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    }
+    let (code, out, err) = e4mkfs(&["-q"], &host.device);
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""), "quiet is quiet");
+    let d = FileDevice::open(&image, Access::ReadOnly).unwrap();
+    assert!(d.next_data(0).unwrap().is_some_and(|r| r.end < SIZE), "the file below has holes again");
+}
+
 #[test]
 fn a_mounted_device_is_not_written() {
     let mke2fs =

@@ -109,7 +109,7 @@ pub(crate) struct Args {
     /// Take these permission bits from every file (octal)
     #[arg(long, value_name = "BITS")]
     pub(crate) mode_mask: Option<String>,
-    /// Overwrite without asking
+    /// Overwrite what holds a filesystem or something else that is known without a question or a warning
     #[arg(short = 'F', action = ArgAction::Count)]
     pub(crate) force: u8,
     /// Only say what would be made
@@ -118,7 +118,7 @@ pub(crate) struct Args {
     /// Say nothing
     #[arg(short = 'q')]
     pub(crate) quiet: bool,
-    /// Say more
+    /// Say more: the UUID, where copies of the superblock are, what is in use
     #[arg(short = 'v')]
     pub(crate) verbose: bool,
     /// Look for blocks that cannot be read, and use none of them; twice: write to all of them to find out

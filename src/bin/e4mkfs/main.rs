@@ -6,6 +6,7 @@ mod source;
 mod target;
 
 use std::cell::LazyCell;
+use std::io::BufRead;
 use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use args::Args;
 use ext4kit::cli::{self, Exit, Failure, Session, Tool};
 use ext4kit::device::{Access, BlockDevice, FileDevice, WindowDevice};
-use ext4kit::image::{Format, append_verity, verity_len};
+use ext4kit::image::{Format, append_verity, signatures, verity_len};
 use ext4kit::mkfs::parse::Extra;
 use ext4kit::mkfs::{Draft, ExternalJournal, Layout, Options, Size, find_journal, join_journal, scan, wear};
 use ext4kit::populate::{Files, Filled, Gathered, Source, Tree, build, enough_inodes, fit, minimize, trial};
@@ -79,6 +80,9 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let len = if known { device_len(&args.image)?.saturating_sub(extra.offset) } else { 0 };
     settle_size(args, &mut options, &mut content, len, (threads, &*progress))?;
     let mut layout = Layout::new(&options)?;
+    if exists && !args.dry_run && !args.super_only && !may_overwrite(args, extra.offset, layout.byte_len(), session)? {
+        return Ok(Exit::Failed);
+    }
     if args.check != 0 && exists && !args.dry_run {
         options.bad_blocks.extend(find_bad_blocks(args, &layout, extra.offset, &*progress)?);
         layout = Layout::new(&options)?;
@@ -94,6 +98,7 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     let plan =
         Plan { offset: extra.offset, fs_len: layout.byte_len(), file_len: file_len(&options, layout.byte_len()) };
     let mut target = open_target(args, &plan, format, exists)?;
+    let discarded = !args.super_only && target.clear(plan.offset, plan.fs_len, extra.keep_blocks)?;
     target.fresh |= extra.prezeroed;
     let uuid = options.uuid;
     if layout.group_count() > FEW_GROUPS {
@@ -115,6 +120,9 @@ fn make(args: &Args, session: &Session) -> Result<Exit, Failure> {
     }
     target.finish(&plan.in_use(&filled.draft, tree.is_some()), args.direct)?;
     report::tell(&filled.dropped, session);
+    if args.verbose && !args.quiet && !args.json && !to_stdout {
+        report::verbose(&filled.draft, uuid, discarded, session)?;
+    }
     if args.json && !to_stdout {
         report::summary(&filled.draft, content.as_ref().map(|c| &c.tree), true, tree.as_ref(), session)?;
     } else if let Some(tree) = &tree {
@@ -145,6 +153,30 @@ impl Plan {
         }
         out
     }
+}
+
+/// Whether the `need` bytes from `offset` of what exists may be overwritten: they hold nothing that is known, or -F was given, or
+/// whoever sits at the terminal says yes. Without a terminal it is said, and done.
+fn may_overwrite(args: &Args, offset: u64, need: u64, session: &Session) -> Result<bool, Failure> {
+    if args.force > 0 {
+        return Ok(true);
+    }
+    let device = FileDevice::open(&args.image, Access::ReadOnly)?;
+    let window = WindowDevice::new(&device, offset, need.min(device.len().saturating_sub(offset)))?;
+    let found = signatures(&window)?;
+    let Some(found) = found.first() else { return Ok(true) };
+    let name = args.image.display();
+    if !(session.terminal.stdin && session.terminal.stdout) {
+        if !args.quiet {
+            session.warn(format_args!("{name} held {found}: it is overwritten"));
+        }
+        return Ok(true);
+    }
+    eprint!("{name} holds {found}. Overwrite it? (y/N) ");
+    let mut line = String::new();
+    // No answer is none of these.
+    let _ = std::io::stdin().lock().read_line(&mut line);
+    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 fn open_target(args: &Args, plan: &Plan, format: Format, exists: bool) -> Result<Target, Failure> {

@@ -23,6 +23,20 @@ pub(crate) fn describe(l: &Layout, session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
+/// More about the filesystem that was made.
+pub(crate) fn verbose(draft: &Draft, uuid: [u8; 16], discarded: bool, session: &Session) -> Result<(), Failure> {
+    let mut out = session.out();
+    let l = draft.layout();
+    writeln!(out, "UUID: {}", uuid::Uuid::from_bytes(uuid))?;
+    let copies: Vec<String> = l.superblock_copies().map(|b| b.to_string()).collect();
+    writeln!(out, "copies of the superblock: {}", if copies.is_empty() { "none".into() } else { copies.join(" ") })?;
+    writeln!(out, "in use: {} blocks", l.block_count() - draft.free_blocks())?;
+    if discarded {
+        writeln!(out, "the device gave up what its blocks held")?;
+    }
+    Ok(())
+}
+
 fn features(l: &Layout) -> Vec<String> {
     l.features().bits().map(|b| b.to_string()).collect()
 }

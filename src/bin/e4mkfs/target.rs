@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use ext4kit::Result;
 use ext4kit::cli::Failure;
-use ext4kit::device::{Access, BlockDevice, FileDevice, NewFile, UndoDevice};
+use ext4kit::device::{Access, BlockDevice, FileDevice, NewFile, UndoDevice, WindowDevice};
 use ext4kit::error::{Error, IoOp};
 use ext4kit::format::inode::encode_device;
-use ext4kit::image::{Format, write_qcow2, write_sparse};
+use ext4kit::image::{Format, signatures, write_qcow2, write_sparse};
 
 /// Bytes written to standard output at once.
 const CHUNK: usize = 1 << 20;
@@ -85,6 +85,25 @@ impl Target {
             device.zero(offset, need)?;
         }
         Ok(Self::of(Place::Saved(device), fresh))
+    }
+
+    /// Make ready for a filesystem in the `need` bytes from `offset` of something that exists: a block device gives up what they
+    /// hold, unless `keep` says otherwise; where it cannot, the marks of what was there go. Returns whether a device gave all up.
+    pub(crate) fn clear(&mut self, offset: u64, need: u64, keep: bool) -> Result<bool> {
+        let device = match &self.place {
+            Place::Existing(file) if file.is_block_device() => file as &dyn BlockDevice,
+            Place::Saved(saved) => saved,
+            _ => return Ok(false),
+        };
+        let window = WindowDevice::new(device, offset, need.min(device.len().saturating_sub(offset)))?;
+        if !self.fresh && !keep && window.discard(0, window.len())? {
+            self.fresh = true;
+            return Ok(true);
+        }
+        for mark in signatures(&window)? {
+            window.zero(mark.offset, mark.len)?;
+        }
+        Ok(false)
     }
 
     /// Make a regular file long enough. Returns whether it can be made to read as zeros at no cost.

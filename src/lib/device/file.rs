@@ -284,7 +284,10 @@ impl FileDevice {
     fn host_zeroes(&self, range: &Range<u64>) -> Result<bool> {
         // On a block device ZERO_RANGE is what BLKZEROOUT does, and the kernel drops its cached pages as well.
         let mode = if self.is_block { FallocateFlags::ZERO_RANGE } else { FallocateFlags::PUNCH_HOLE };
-        let mode = mode | FallocateFlags::KEEP_SIZE;
+        self.host_allocates(mode | FallocateFlags::KEEP_SIZE, range)
+    }
+
+    fn host_allocates(&self, mode: FallocateFlags, range: &Range<u64>) -> Result<bool> {
         match retry(|| rustix::fs::fallocate(&self.fd, mode, range.start, range.end - range.start)) {
             Ok(()) => Ok(true),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV | Errno::PERM) => Ok(false),
@@ -373,6 +376,17 @@ impl BlockDevice for FileDevice {
         }
         self.write_zeros(whole.start..inner.start)?;
         self.write_zeros(inner.end..whole.end)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<bool> {
+        self.check_writable()?;
+        check_range(IoOp::Discard, offset, len, self.len())?;
+        let _guard = self.check_held(IoOp::Discard, offset, len)?;
+        if len == 0 {
+            return Ok(true);
+        }
+        // On a block device that cannot do it without writing, the kernel refuses this mode.
+        self.host_allocates(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, &(offset..offset + len))
     }
 
     fn freeze(&self, offset: u64, len: usize) -> Option<FrozenView<'_>> {

@@ -111,6 +111,18 @@ pub trait BlockDevice: Send + Sync {
         Ok(())
     }
 
+    /// Give up what a range holds, so that its storage can be used for something else, where the device can do that without being
+    /// handed zeros. Returns whether it did; the range reads as zeros then, else it is as it was.
+    ///
+    /// # Errors
+    /// As [`BlockDevice::write_at`].
+    #[doc(alias = "BLKDISCARD")]
+    #[doc(alias = "TRIM")]
+    fn discard(&self, offset: u64, len: u64) -> Result<bool> {
+        check_range(IoOp::Discard, offset, len, self.len())?;
+        Ok(false)
+    }
+
     /// A view of a range without copying, where the device is in memory and nothing overlays it.
     fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
         let _ = (offset, len);
@@ -168,6 +180,9 @@ macro_rules! forward_device {
             }
             fn zero(&self, offset: u64, len: u64) -> Result<()> {
                 (**self).zero(offset, len)
+            }
+            fn discard(&self, offset: u64, len: u64) -> Result<bool> {
+                (**self).discard(offset, len)
             }
             fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
                 (**self).slice(offset, len)

@@ -88,6 +88,10 @@ impl<D: BlockDevice> BlockDevice for WindowDevice<D> {
         self.base.zero(self.shift(IoOp::Discard, offset, len)?, len)
     }
 
+    fn discard(&self, offset: u64, len: u64) -> Result<bool> {
+        self.base.discard(self.shift(IoOp::Discard, offset, len)?, len)
+    }
+
     fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
         self.base.slice(self.shift(IoOp::Read, offset, len as u64).ok()?, len)
     }

@@ -1,13 +1,16 @@
-//! What an image is wrapped in or followed by: the sparse format of Android's tools, qcow2, a dm-verity hash tree.
+//! What an image is wrapped in or followed by: the sparse format of Android's tools, qcow2, a dm-verity hash tree; and what a device
+//! holds already.
 //!
 //! The formats are written in ascending order, so that they can go to a pipe. What is a hole of the device stays one. Lengths and
 //! offsets are in bytes unless a name says otherwise.
 
 mod qcow2;
+mod signature;
 mod sparse;
 mod verity;
 
 pub use qcow2::write_qcow2;
+pub use signature::{Signature, signatures};
 pub use sparse::write_sparse;
 pub use verity::{Verity, append_verity, verity_len};
 

@@ -385,6 +385,11 @@ impl Layout {
         head
     }
 
+    /// The blocks where copies of the superblock are, ascending.
+    pub fn superblock_copies(&self) -> impl Iterator<Item = u64> {
+        self.groups_with_head().into_iter().skip_while(|g| *g == 0).filter_map(|g| self.head(g).superblock)
+    }
+
     /// Groups that have something at their start, ascending. All groups of a very large filesystem need not be looked at.
     pub(crate) fn groups_with_head(&self) -> Vec<u32> {
         let meta = self.features.incompat.contains(Incompat::META_BG);

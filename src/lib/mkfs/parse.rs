@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 pub struct Extra {
     /// Byte of the device where the filesystem starts (`offset=`).
     pub offset: u64,
-    /// Whether to discard the device's blocks first (`discard`, `nodiscard`); `None` where nothing is said.
-    pub discard: Option<bool>,
+    /// Keep what a block device holds in blocks that are not written (`nodiscard`).
+    pub keep_blocks: bool,
     /// Do not copy extended attributes from the source (`no_copy_xattrs`).
     pub no_copy_xattrs: bool,
     /// The root directory belongs to whoever runs this (`root_owner` without a value).
@@ -65,8 +65,8 @@ pub fn extended(options: &mut Options, extra: &mut Extra, text: &str) -> Result<
             "root_selinux" => extra.root_context = Some(need()?.to_owned()),
             "assume_storage_prezeroed" => extra.prezeroed = switch()?,
             "revision" => options.revision_0 = number::<u32>(need()?)? == 0,
-            "discard" => extra.discard = Some(true),
-            "nodiscard" => extra.discard = Some(false),
+            "discard" => extra.keep_blocks = false,
+            "nodiscard" => extra.keep_blocks = true,
             "quotatype" => options.quota = quota_types(need()?)?,
             "encoding" => encoding(options, need()?)?,
             "encoding_flags" => match need()? {
