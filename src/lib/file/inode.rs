@@ -56,6 +56,9 @@ pub struct MemInode {
     /// Leaves of the extent tree, outside the inode, that have been read.
     #[doc(alias = "buffer_verified")]
     pub leaves_read: BTreeSet<Fsblk>,
+    /// Its times are those of when it was made, and nobody has looked at them since: a change in the same instant leaves them.
+    #[doc(alias = "inode_needs_update_time")]
+    pub fresh: bool,
     /// Somebody has it open for writing.
     #[doc(alias = "i_writecount")]
     pub open: bool,
@@ -115,6 +118,7 @@ impl MemInode {
             flush_on_close: false,
             unlinked: false,
             leaves_read: BTreeSet::new(),
+            fresh: false,
             open: true,
             lost: None,
             failed: BTreeSet::new(),

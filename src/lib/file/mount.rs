@@ -108,7 +108,11 @@ impl Mount {
     pub fn check_pages(volume: &Volume) -> Result<()> {
         if u64::from(volume.geometry().block_size) > PAGE {
             let value = volume.geometry().block_size.to_string();
-            return Err(Error::InvalidArgument { name: "block size", value, allowed: "a page or less" });
+            return Err(Error::InvalidArgument {
+                name: "block size",
+                value,
+                allowed: "4096 or less: pages are of 4 KiB",
+            });
         }
         Ok(())
     }
@@ -220,10 +224,42 @@ impl Mount {
         done
     }
 
-    /// An operation that changes a file.
+    /// An operation that changes a file: its times, or the blocks that it has.
     pub(super) fn changing<T>(&mut self, ino: Ino, f: impl FnOnce(&mut Self, &mut MemInode) -> Result<T>) -> Result<T> {
-        self.will_change(ino);
-        self.on(ino, f)
+        if !self.inodes.get(&ino).is_some_and(|i| i.fresh) {
+            self.will_change(ino);
+            return self.on(ino, f);
+        }
+        let block = self.fs.volume.geometry().block_size;
+        let (done, changed) = self.on(ino, |m, i| {
+            let before = i.o.inode.allocated_bytes(block);
+            let done = f(m, i);
+            if done.is_err() {
+                i.stored = None;
+            }
+            Ok((done, i.o.inode.allocated_bytes(block) != before || i.cache.iter().any(|f| f.dirty)))
+        })?;
+        if changed {
+            self.will_change(ino);
+        }
+        done
+    }
+
+    /// A file has just been made, and is open for writing.
+    pub fn made(&mut self, ino: Ino) -> Result<()> {
+        self.open(ino)?;
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.fresh = true;
+        }
+        Ok(())
+    }
+
+    /// Somebody looks at a file's times: the next change sets them.
+    #[doc(alias = "fill_mg_cmtime")]
+    pub fn look_at(&mut self, ino: Ino) {
+        if let Some(i) = self.inodes.get_mut(&ino) {
+            i.fresh = false;
+        }
     }
 
     /// A file is about to be changed.

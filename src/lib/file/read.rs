@@ -44,21 +44,24 @@ impl Mount {
             return self.read_inline(i, index);
         }
         let (first, count, known) = (f.pos() >> bits, f.size() >> bits, f.buffers.clone());
+        let limit = self.block_up(i.size);
         for n in 0..count {
             if known.get(n as usize).is_some_and(|b| b.uptodate) {
                 continue;
             }
             let lblk = self.block_of((first + n) << bits);
             let mut bytes = vec![0; block as usize];
-            let e = self.query(i, lblk, 1)?;
-            if e.status == EsStatus::Written {
+            // What lies behind the end is zeros, whatever is there.
+            let e = if lblk < limit { Some(self.query(i, lblk, 1)?) } else { None };
+            let written = e.filter(|e| e.status == EsStatus::Written);
+            if let Some(e) = written {
                 self.read_block(e.pblk, &mut bytes)?;
             }
             let Some(f) = i.cache.find_mut(index) else { return Ok(()) };
             f.data[(n * block) as usize..((n + 1) * block) as usize].copy_from_slice(&bytes);
             if let Some(b) = f.buffers.get_mut(n as usize) {
                 b.uptodate = true;
-                if e.status == EsStatus::Written {
+                if let Some(e) = written {
                     (b.mapped, b.pblk) = (true, e.pblk);
                 }
             }

@@ -63,7 +63,8 @@ impl Mount {
     /// [`crate::Error::InvalidArgument`] for a page behind the end of the file, [`crate::Error::NoSpace`]: a process would
     /// be sent `SIGBUS`.
     pub fn store_mapped(&mut self, ino: Ino, pos: u64, data: &[u8]) -> Result<()> {
-        self.changing(ino, |m, i| {
+        self.will_change(ino);
+        self.on(ino, |m, i| {
             let page = pos >> super::folio::PAGE_BITS;
             if pos & !(super::folio::PAGE - 1) < i.size {
                 m.store(i)?;

@@ -24,7 +24,8 @@ impl Mount {
     /// Those of changing the filesystem.
     #[doc(alias = "ext4_setattr")]
     pub fn truncate(&mut self, ino: Ino, size: u64) -> Result<()> {
-        self.changing(ino, |m, i| m.set_size(i, size))
+        self.will_change(ino);
+        self.on(ino, |m, i| m.set_size(i, size))
     }
 
     pub(super) fn set_size(&mut self, i: &mut MemInode, size: u64) -> Result<()> {

@@ -230,21 +230,34 @@ impl Engine {
         if let Some(ino) = self.open.get(name) {
             return Ok(*ino);
         }
-        let ino = self.mount.with_edit(&mut self.names, |edit, names| {
+        let (ino, new) = self.mount.with_edit(&mut self.names, |edit, names| {
             let mut n = Namei::new(edit, names);
             if let Some(ino) = n.lookup(Ino::ROOT, name.as_bytes())? {
-                return Ok(ino);
+                return Ok((ino, false));
             }
             let made = n.make(Ino::ROOT, name.as_bytes(), What::File, &Attributes::root(0o644))?;
             n.sync_quota()?;
-            Ok(made.ino)
+            Ok((made.ino, true))
         })?;
-        self.mount.open(ino)?;
+        if new {
+            self.mount.made(ino)?;
+        } else {
+            self.mount.open(ino)?;
+        }
         self.open.insert(name.to_owned(), ino);
         Ok(ino)
     }
 
+    /// Do an operation, after which all open files are looked at.
     pub(super) fn execute(&mut self, op: &Op, device: &Arc<dyn BlockDevice>) -> Result<Value> {
+        let done = self.dispatch(op, device);
+        for ino in self.open.values() {
+            self.mount.look_at(*ino);
+        }
+        done
+    }
+
+    fn dispatch(&mut self, op: &Op, device: &Arc<dyn BlockDevice>) -> Result<Value> {
         let ino = match op {
             Op::Close { .. } | Op::Rename { .. } | Op::Unlink { keep: false, .. } => Ino(0),
             _ => op.file().map_or(Ok(Ino(0)), |f| self.fd(f))?,

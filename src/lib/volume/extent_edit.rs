@@ -538,7 +538,7 @@ impl Edit<'_> {
     }
 
     /// Where blocks for `lblk` should go, by what is mapped near it: the block that would continue the extent before,
-    /// or come before the one after it; else next to the leaf.
+    /// or come before the one after it (the first block of all where there is none such); else next to the leaf.
     #[doc(alias = "ext4_ext_find_goal")]
     pub(super) fn extent_goal(&self, o: &OpenInode, lblk: Lblk) -> Result<Option<Fsblk>> {
         let path = self.extent_path(o, lblk)?;
@@ -549,7 +549,7 @@ impl Edit<'_> {
         }
         if let Some(e) = leaf.first() {
             let back = u64::from(e.lblk.0.saturating_sub(lblk.0));
-            return Ok(e.pblk.0.checked_sub(back).map(Fsblk));
+            return Ok(Some(Fsblk(e.pblk.0.wrapping_sub(back))));
         }
         Ok(last.block)
     }

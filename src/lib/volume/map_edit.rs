@@ -74,8 +74,9 @@ impl Edit<'_> {
         }
     }
 
-    /// Where a block for `lblk` should go.
-    pub fn goal(&self, o: &OpenInode, lblk: Lblk) -> Result<Fsblk> {
+    /// Where a block for `lblk` should go. A place by what is mapped may lie outside of the device: for a file in use that means its
+    /// first block, else the inode's own group.
+    pub fn goal(&self, o: &OpenInode, lblk: Lblk, in_use: bool) -> Result<Fsblk> {
         let near = match self.vol.map_kind(&o.inode) {
             MapKind::Extents => self.extent_goal(o, lblk)?,
             MapKind::Indirect if lblk.0 > 0 => match self.vol.map(o.owner(), Lblk(lblk.0.saturating_sub(1)))? {
@@ -84,7 +85,11 @@ impl Edit<'_> {
             },
             _ => None,
         };
-        Ok(near.filter(|b| self.vol.geo.has_block(*b)).unwrap_or_else(|| self.vol.inode_goal(o)))
+        Ok(match near {
+            Some(b) if self.vol.geo.has_block(b) => b,
+            Some(_) if in_use => Fsblk(self.vol.geo.first_data_block),
+            _ => self.vol.inode_goal(o),
+        })
     }
 
     /// Allocate and map blocks for a hole: at least one, at most `wanted.len`. What is mapped already at
@@ -125,7 +130,7 @@ impl Edit<'_> {
                 len = (end & !mask).saturating_sub(lblk.0);
             }
         }
-        let goal = self.goal(o, lblk)?;
+        let goal = self.goal(o, lblk, file.is_some())?;
         let request = AllocRequest {
             goal: Fsblk(goal.0.saturating_sub(offset.into())),
             len: len.saturating_add(offset),
