@@ -79,6 +79,48 @@ fn commands_change_what_they_say() {
 }
 
 #[test]
+fn quotas_follow_what_is_done_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(image) = image(dir.path(), "-t ext4 -O quota,project -E quotatype=usrquota:grpquota:prjquota") else {
+        return;
+    };
+    std::fs::write(dir.path().join("host"), vec![9; 30_000]).unwrap();
+    let script = format!("lcd {}\nwrite host f\nchown 7:8 f\nmkdir d\nchown 7 d\nwrite host g\n", dir.path().display());
+    assert!(e4sh(&image, &[], &script).status.success());
+    for line in
+        ["expand_dir d", "fallocate f 5 40", "bmap -a g 50", "punch f 2 9", "kill_file f\nunlink f\nundel <13> h"]
+    {
+        let out = e4sh(&image, &[], &format!("{line}\n"));
+        assert!(out.status.success(), "{line}: {}", text(&out));
+        reference_fsck(&image);
+    }
+}
+
+#[test]
+fn files_are_named_by_number_and_questions_are_answered_by_the_lines_that_follow() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(image) = image(dir.path(), "-t ext4") else { return };
+    let host = dir.path().join("host");
+    std::fs::write(&host, "hello").unwrap();
+    let script = format!("write {} f\nmkdir d\nchmod 0640 <12>\nln <12> d/g\nmknod d/null c 0x1 03\n", host.display());
+    let out = e4sh(&image, &[], &script);
+    assert!(text(&out).contains("Allocated inode: 12\n"), "{}", text(&out));
+    // Mode, owner, 28 other fields; then the next command.
+    let script = format!("mi f\n0100600\n70000\n{}sif f mtime 20010203\nsif f fsize 0\nstat f\n", "\n".repeat(29));
+    let out = e4sh(&image, &[], &script);
+    assert!(out.status.success(), "{}", text(&out));
+    let tree = image_tree(&open(&image));
+    let f = &tree[&b"d/g"[..]];
+    assert_eq!((f.permissions, f.owner.0, f.links, f.mtime.0), (0o600, 70_000, 2, 981_158_400));
+    assert_eq!(tree[&b"d/null"[..]].device, (1, 3));
+    assert!(text(&out).contains("[0100640]") && text(&out).contains("Inode: 12 "), "{}", text(&out));
+    for wrong in ["chmod 0600 <99>", "sif f links_count -1", "ssv def_hash_version 9", "punch d 0", "eo f\ncurrent"] {
+        assert!(!e4sh(&image, &[], &format!("{wrong}\n")).status.success(), "{wrong}");
+    }
+    reference_fsck(&image);
+}
+
+#[test]
 fn transactions_are_committed_or_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let Some(image) = image(dir.path(), "-t ext4") else { return };
@@ -220,8 +262,7 @@ fn blocks_and_inodes_are_overwritten_where_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let Some(image) = image(dir.path(), "-t ext4 -b 4096") else { return };
     std::fs::write(dir.path().join("host"), vec![b'x'; 5000]).unwrap();
-    let script =
-        format!("lcd {}\nwrite host f\nzap -f f -o 10 -l 5 -p 65 0\nzap -f f 1\ncat f\n", dir.path().display());
+    let script = format!("lcd {}\nput host f\nzap -f f -o 10 -l 5 -p 65 0\nzap -f f 1\ncat f\n", dir.path().display());
     let out = e4sh(&image, &[], &script);
     let mut want = vec![b'x'; 5000];
     want[10..15].fill(b'A');

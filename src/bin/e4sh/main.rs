@@ -145,13 +145,10 @@ fn commands(args: &Args, host: &cli::Session, session: &mut Session) -> Result<S
         host.warn(seen);
     }
     let mut out = host.out();
-    if args.file.as_ref().is_none_or(|f| f.as_os_str() != "-") && (host.terminal.stdin || !args.requests.is_empty()) {
-        session.set_asker(Box::new(talk::ask));
-    }
+    session.set_asker(Box::new(talk::ask));
     if !args.requests.is_empty() {
         return requests(args, host, session, &mut out);
     }
-    let stdin = std::io::stdin();
     match &args.file {
         Some(path) if path.as_os_str() != "-" => {
             let file = File::open(path).map_err(|e| Error::host("open", path, e))?;
@@ -161,7 +158,7 @@ fn commands(args: &Args, host: &cli::Session, session: &mut Session) -> Result<S
             talk::talk(session, host, &mut out)?;
             Ok(Exit::Ok.into())
         }
-        _ => script(args, host, session, &mut stdin.lock(), &mut out),
+        _ => script(args, host, session, &mut BufReader::new(talk::Lines), &mut out),
     }
 }
 

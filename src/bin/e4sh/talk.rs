@@ -109,6 +109,21 @@ fn history_file() -> Option<PathBuf> {
     Some(state.join("ext4kit/e4sh_history"))
 }
 
+/// Standard input, a line at a time: nothing of the next one is taken, which may be the answer to a question.
+pub(crate) struct Lines;
+
+impl io::Read for Lines {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut stdin = io::stdin().lock();
+        let waiting = stdin.fill_buf()?;
+        let line = waiting.iter().position(|b| *b == b'\n').map_or(waiting.len(), |at| at + 1);
+        let len = line.min(buf.len());
+        buf.iter_mut().zip(waiting.iter().take(len)).for_each(|(to, from)| *to = *from);
+        stdin.consume(len);
+        Ok(len)
+    }
+}
+
 /// Show a question, read a line; for commands that ask.
 pub(crate) fn ask(question: &str) -> io::Result<Option<Vec<u8>>> {
     let mut out = io::stdout();

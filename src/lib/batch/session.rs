@@ -19,6 +19,7 @@ use crate::env::{Clock, FixedClock, Timer, Timestamp};
 use crate::error::{Error, Result};
 use crate::file::{Mount, MountOptions};
 use crate::format::features::Compat;
+use crate::format::inode::Inode;
 use crate::format::superblock::State;
 use crate::journal::{Journal, JournalOptions, OnDamage, RecoverOptions, direct};
 use crate::namei::{Context, Namei};
@@ -259,6 +260,29 @@ impl Session {
             return Err(Error::TransactionTooLarge { need: credits.into(), have });
         }
         change(&mut self.mount.fs, &mut handle)
+    }
+
+    /// [`Session::run_raw`] for a change of what an inode uses; quotas follow.
+    ///
+    /// # Errors
+    /// As [`Session::run_raw`].
+    pub fn run_raw_on<T>(
+        &mut self,
+        ino: Ino,
+        credits: u32,
+        change: impl FnOnce(&mut Filesystem, &mut dyn MetaStore) -> Result<T>,
+    ) -> Result<T> {
+        let old = self.volume().raw_inode(ino)?;
+        let done = self.run_raw(credits, change)?;
+        let new = self.volume().raw_inode(ino)?;
+        self.count(ino, Some(&old), Some(&new));
+        Ok(done)
+    }
+
+    /// Count for the quotas what an inode uses: it is `new` (`None`: free) and was `old`.
+    pub fn count(&mut self, ino: Ino, old: Option<&Inode>, new: Option<&Inode>) {
+        let block_size = self.volume().geometry().block_size;
+        self.ctx.count(ino, old, new, block_size);
     }
 
     /// As [`Session::run`], for operations made of steps that may be left after each: they go on where they were.

@@ -29,6 +29,7 @@ mod pax;
 mod run;
 mod scan;
 mod scramble;
+mod scramble_xattrs;
 mod tar;
 mod tree;
 mod walk;

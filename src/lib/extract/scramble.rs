@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::metadata::used_inodes;
+use super::scramble_xattrs::Done;
 use crate::alloc::Filesystem;
 use crate::device::{BlockDevice, OverlayDevice};
 use crate::env::{FixedClock, Timestamp};
@@ -44,14 +45,14 @@ pub(super) struct Renamed {
 }
 
 /// Names of one directory.
-struct Names {
+pub(super) struct Names {
     state: u64,
     taken: BTreeSet<Vec<u8>>,
     folds: bool,
 }
 
 impl Names {
-    fn new(ino: Ino, folds: bool) -> Self {
+    pub(super) fn new(ino: Ino, folds: bool) -> Self {
         Self { state: u64::from(ino.0), taken: BTreeSet::new(), folds }
     }
 
@@ -64,7 +65,7 @@ impl Names {
         z ^ (z >> 31)
     }
 
-    fn draw(&mut self, len: usize) -> Vec<u8> {
+    pub(super) fn draw(&mut self, len: usize) -> Vec<u8> {
         // Of short names there are too few in letters alone.
         let any = len < 4 && !self.folds;
         (0..len)
@@ -78,7 +79,7 @@ impl Names {
     }
 
     /// One that is not taken yet.
-    fn fresh(&mut self, len: usize) -> Vec<u8> {
+    pub(super) fn fresh(&mut self, len: usize) -> Vec<u8> {
         for _ in 0..100_000 {
             let name = self.draw(len);
             if self.taken.insert(name.clone()) {
@@ -102,7 +103,7 @@ struct Index {
 /// Blocks of a directory.
 type Blocks = BTreeMap<Lblk, (Fsblk, Vec<u8>)>;
 
-fn bad(ino: Ino, detail: &'static str) -> Error {
+pub(super) fn bad(ino: Ino, detail: &'static str) -> Error {
     Error::corrupt(Flaw::Inconsistent { of: Structure::HtreeNode, detail }, Place::inode(ino))
 }
 
@@ -209,10 +210,11 @@ fn rename_list(
 }
 
 /// The work on one filesystem.
-struct Work {
-    journal: Journal,
-    fs: Filesystem,
-    renamed: Renamed,
+pub(super) struct Work {
+    pub(super) journal: Journal,
+    pub(super) fs: Filesystem,
+    pub(super) renamed: Renamed,
+    pub(super) done: Done,
 }
 
 /// Replace the names of what is on `device`, in an overlay. What its journal holds must have been recovered.
@@ -229,15 +231,18 @@ pub(super) fn scramble(
     let mut named = Vec::new();
     used_inodes(&volume, &mut renamed.damage, &mut |ino, inode| {
         let keyed = inode.flags().contains(InodeFlags::ENCRYPT);
-        if matches!(inode.file_type(), Some(FileType::Directory | FileType::Symlink)) && !keyed {
-            named.push(ino);
-        }
+        let is_named = matches!(inode.file_type(), Some(FileType::Directory | FileType::Symlink)) && !keyed;
+        named.push((ino, is_named));
     });
     drop(volume);
-    let mut work = Work { journal, fs, renamed };
-    for ino in named {
-        if let Err(e) = work.inode(ino) {
+    let mut work = Work { journal, fs, renamed, done: Done::default() };
+    for (ino, is_named) in named {
+        if is_named && let Err(e) = work.inode(ino) {
             work.leave_out(ino);
+            work.renamed.damage.push(e);
+        }
+        if let Err(e) = work.attributes(ino) {
+            work.drop_attributes(ino);
             work.renamed.damage.push(e);
         }
         if work.journal.pending().0 > MANY {
@@ -272,12 +277,27 @@ impl Work {
         }
     }
 
+    /// Attributes that could not be replaced are not stored.
+    fn drop_attributes(&mut self, ino: Ino) {
+        let Ok(mut inode) = self.fs.volume.raw_inode(ino) else { return };
+        if inode.file_acl().0 != 0 {
+            self.renamed.left_out.insert(inode.file_acl());
+        }
+        if inode.flags().contains(InodeFlags::INLINE_DATA) {
+            inode.update(|c| c.block = [0; 60]);
+        }
+        inode.xattr_area_mut().fill(0);
+        if let Err(e) = self.put(OpenInode { ino, inode }) {
+            self.renamed.damage.push(e);
+        }
+    }
+
     fn put_blocks(&mut self, blocks: Blocks) -> Result<()> {
         let mut handle = self.journal.start(blocks.len() as u32)?;
         blocks.into_values().try_for_each(|(block, bytes)| handle.write(block, bytes.into()))
     }
 
-    fn put(&mut self, mut o: OpenInode) -> Result<()> {
+    pub(super) fn put(&mut self, mut o: OpenInode) -> Result<()> {
         let mut handle = self.journal.start(1)?;
         self.fs.edit(&mut handle).put(&mut o)
     }
@@ -344,7 +364,7 @@ impl Work {
         self.store_inline(&mut dir, &content)
     }
 
-    fn store_inline(&mut self, o: &mut OpenInode, content: &[u8]) -> Result<()> {
+    pub(super) fn store_inline(&mut self, o: &mut OpenInode, content: &[u8]) -> Result<()> {
         let mut handle = self.journal.start(1)?;
         let mut edit = self.fs.edit(&mut handle);
         if !edit.write_inline(o, content)? {

@@ -86,6 +86,11 @@ fn is_ignorable(c: char) -> bool {
     c >= 0xad && IGNORABLE.iter().any(|(from, to)| (*from..=*to).contains(&c))
 }
 
+/// The number of an encoding by its name, as mke2fs and debugfs know them.
+pub fn encoding(name: &str) -> Option<u16> {
+    matches!(name, "utf8" | "utf8-12.1").then_some(ENCODING_UTF8_12_1)
+}
+
 /// Whether `name` is valid in a strict filesystem.
 pub fn is_valid(name: &[u8]) -> bool {
     std::str::from_utf8(name).is_ok()

@@ -12,6 +12,7 @@ use super::features::{Compat, Features, Incompat, RoCompat};
 use super::{U16, U32, U64};
 use crate::env::Timestamp;
 use crate::error::{Error, Flaw, Place, Result, Structure};
+use crate::units::Group;
 
 /// Byte offset of the primary superblock from the start of the filesystem.
 pub const OFFSET: u64 = 1024;
@@ -439,6 +440,17 @@ impl Superblock {
         let mut features = self.features();
         features.incompat.set(Incompat::RECOVER, yes);
         self.set_features(features);
+    }
+
+    /// The copy of it that `group` holds: of a filesystem that is neither clean nor to be recovered, since nobody keeps its state.
+    #[must_use]
+    #[doc(alias = "ext2fs_flush2")]
+    pub fn backup(&self, group: Group) -> Self {
+        let mut copy = self.clone();
+        copy.block_group_nr = U16::new(u16::try_from(group.0).unwrap_or(u16::MAX));
+        copy.state = U16::new(self.state_flags().difference(State::VALID).bits());
+        copy.set_needs_recovery(false);
+        copy
     }
 
     /// Store the feature words.

@@ -40,7 +40,8 @@ impl View for BlockMapView {
         match self.mapping {
             Mapping::Hole { .. } => writeln!(page, "0"),
             Mapping::Mapped { pblk, unwritten: false, .. } => writeln!(page, "{pblk}"),
-            Mapping::Mapped { pblk, unwritten: true, .. } => writeln!(page, "{pblk} (unwritten)"),
+            Mapping::Mapped { pblk, unwritten: true, .. } if page.is_terminal() => writeln!(page, "{pblk} (unwritten)"),
+            Mapping::Mapped { pblk, unwritten: true, .. } => writeln!(page, "{pblk} (uninit)"),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::text::date;
 use crate::env::Timestamp;
 use crate::error::Result;
 use crate::format::bitmap;
+use crate::format::inode::InodeFlags;
 use crate::units::{Fsblk, Ino};
 use crate::volume::{MapEvent, Owner, Volume};
 
@@ -41,7 +42,7 @@ pub struct DeletedView {
 }
 
 impl DeletedView {
-    /// Read all inode tables. Inodes without blocks are left out, and those with a block outside the filesystem.
+    /// Read all inode tables. Inodes without blocks or content inside are left out, and those with a block outside the filesystem.
     ///
     /// # Errors
     /// Reading descriptors or bitmaps failed.
@@ -69,7 +70,8 @@ impl DeletedView {
                     });
                     Ok(ControlFlow::Continue(()))
                 });
-                if read.is_err() || runs.is_empty() || runs.iter().any(|(at, n)| !geo.has_range(*at, *n)) {
+                let inline = inode.flags().contains(InodeFlags::INLINE_DATA);
+                if read.is_err() || (runs.is_empty() && !inline) || runs.iter().any(|(at, n)| !geo.has_range(*at, *n)) {
                     continue;
                 }
                 let blocks = runs.iter().map(|(_, n)| n).sum();
@@ -78,7 +80,7 @@ impl DeletedView {
                     let (group, bit) = geo.cluster_bit_of(Fsblk(block));
                     free_blocks += u64::from(!bitmap::test(&volume.block_bitmap(group)?, bit as usize));
                 }
-                if free_blocks > 0 {
+                if free_blocks > 0 || inline {
                     let (uid, mode, size) = (inode.uid(), inode.core().mode.get(), inode.size());
                     inodes.push(Deleted { ino, uid, mode, size, free_blocks, blocks, time });
                 }

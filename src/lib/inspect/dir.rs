@@ -289,7 +289,10 @@ impl DirView {
         for row in self.rows() {
             let (head, name) = match row {
                 Row::Entry(i) if i.deleted => (format!("<{}> ({}) ", i.ino, i.rec_len), self.shown_name(i)),
-                Row::Entry(i) => (format!(" {}  ({}) ", i.ino, i.rec_len), self.shown_name(i)),
+                Row::Entry(i) => {
+                    let len = if i.is_implied() { dirent::min_rec_len(i.name.0.len(), false) } else { i.rec_len };
+                    (format!(" {}  ({len}) ", i.ino), self.shown_name(i))
+                }
                 Row::Checksum(c) => (format!(" 0  (dirblock checksum: {:#010x})", c.stored), Vec::new()),
             };
             let name = listed_name(&name, page);
@@ -313,19 +316,20 @@ impl DirView {
                     continue;
                 }
             };
+            let type_code = if item.is_implied() && !page.is_terminal() { 0 } else { item.type_code };
             let ino = if item.deleted { format!("<{:6}>", item.ino.0) } else { format!("{:7}", item.ino.0) };
             match item.inode {
                 Some(i) => write!(
                     page,
                     "{ino} {:7o} ({}) {:6} {:6} {:7} {} ",
                     i.mode,
-                    item.type_code,
+                    type_code,
                     i.user,
                     i.group,
                     i.size,
                     short_date(i.mtime)
                 )?,
-                None => write!(page, "{ino} {:7} ({}) {:6} {:6} {:7} {:17} ", 0, item.type_code, 0, 0, 0, "")?,
+                None => write!(page, "{ino} {:7} ({type_code}) {:6} {:6} {:7} {:17} ", 0, 0, 0, 0, "")?,
             }
             writeln!(page, "{}", listed_name(&self.shown_name(item), page))?;
         }
@@ -365,6 +369,11 @@ enum Row<'a> {
 }
 
 impl DirItem {
+    /// `.` and `..` of a directory inside its inode have no record.
+    const fn is_implied(&self) -> bool {
+        self.rec_len == 0
+    }
+
     fn new(e: &Dirent<'_>, lblk: Lblk, block: Option<Fsblk>) -> Self {
         Self {
             name: e.name.into(),

@@ -58,7 +58,8 @@ pub struct FreeSpaceView {
 pub struct Chunks {
     /// Size in bytes.
     pub size: u64,
-    /// How many the filesystem has, a partial one at the end included.
+    /// How many the filesystem has, with what is behind the last whole one; that counts as one also where it is empty, as
+    /// e2freefrag counts.
     pub total: u64,
     /// How many are free from end to end.
     pub free: u64,
@@ -158,7 +159,7 @@ impl FreeSpaceView {
             free_blocks,
             chunks: chunk.map(|size| Chunks {
                 size,
-                total: geo.blocks_count.div_ceil(tally.chunk_blocks.max(1)),
+                total: (geo.blocks_count / tally.chunk_blocks.max(1)).saturating_add(1),
                 free: tally.free_chunks,
             }),
             extents,

@@ -259,8 +259,8 @@ fn fast_commits(log: &Log) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut block = vec![0; log.format().block_size];
     let sb = log.superblock();
-    // The area stays where it was when the journal says that it has none.
-    for at in sb.maxlen.get().saturating_sub(sb.num_fc_blks.get())..sb.maxlen.get() {
+    // The area stays where it was when the journal says that it has none. Its first block is not used.
+    for at in sb.maxlen.get().saturating_sub(sb.num_fc_blks.get()).saturating_add(1)..sb.maxlen.get() {
         log.area().read(at, &mut block)?;
         let before = lines.len();
         lines.extend(records(&block).map_while(Result::ok).map(|tag| fast_commit_text(&tag.record)));

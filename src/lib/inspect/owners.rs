@@ -118,19 +118,12 @@ pub struct OwnersView {
 }
 
 impl OwnersView {
-    /// Read the maps of all inodes in use, looking for `blocks`.
+    /// Read the maps of all inodes in use, looking for `blocks`. Nobody uses those that the filesystem does not have.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a block that the filesystem does not have.
+    /// Descriptors or bitmaps cannot be read.
     pub fn new(volume: &Volume, blocks: &[Fsblk]) -> Result<Self> {
         let geo = volume.geometry();
-        if let Some(bad) = blocks.iter().find(|b| b.0 >= geo.blocks_count) {
-            return Err(Error::InvalidArgument {
-                name: "block",
-                value: bad.to_string(),
-                allowed: "below the number of blocks",
-            });
-        }
         let mut wanted = blocks.to_vec();
         wanted.sort_unstable();
         wanted.dedup();
@@ -174,6 +167,9 @@ fn in_use(volume: &Volume, block: Fsblk) -> Option<bool> {
 fn metadata_use(volume: &Volume, block: Fsblk) -> Result<Vec<BlockUse>> {
     let geo = volume.geometry();
     let mut uses = Vec::new();
+    if block.0 >= geo.blocks_count {
+        return Ok(uses);
+    }
     let (group, _) = geo.group_of(block);
     let superblock = geo.super_block(group);
     let first_gdt = superblock.map_or_else(|| geo.group_start(group), |b| b.saturating_add(1));

@@ -595,6 +595,14 @@ impl FeaturesView {
         Self { features: features.bits().map(|b| b.to_string()).collect(), journal: None }
     }
 
+    /// One feature, by its name; `None` where this program does not know it.
+    pub fn known_as(name: &str) -> Option<Self> {
+        let Self { features, journal } = Self::known();
+        let one = |all: Vec<String>| all.into_iter().filter(|f| f.eq_ignore_ascii_case(name)).collect::<Vec<_>>();
+        let (features, journal) = (one(features), one(journal.unwrap_or_default()));
+        (!features.is_empty() || !journal.is_empty()).then_some(Self { features, journal: Some(journal) })
+    }
+
     /// All features that this program has a name for.
     pub fn known() -> Self {
         let readable = |word: FeatureWord, bit: u8| {
@@ -616,6 +624,10 @@ impl View for FeaturesView {
     fn text(&self, page: &mut Page<'_>) -> io::Result<()> {
         match &self.journal {
             None => writeln!(page, "Filesystem features: {}", list(&self.features)),
+            // One that was asked for.
+            Some(journal) if self.features.len() + journal.len() == 1 => {
+                self.features.iter().chain(journal).try_for_each(|f| writeln!(page, "Supported feature: {f}"))
+            }
             Some(journal) => {
                 writeln!(page, "Supported features: {}", list(&self.features))?;
                 writeln!(page, "                    {}", list(journal))

@@ -119,7 +119,7 @@ impl RawXattr {
                 writeln!(page, "\n")?;
             }
             None if self.value_inode == 0 => writeln!(page, "value = <outside the area>")?,
-            None => {}
+            None => writeln!(page, "value = <ino {}>", self.value_inode)?,
         }
         writeln!(page)
     }

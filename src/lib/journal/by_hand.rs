@@ -68,7 +68,7 @@ impl ByHand {
     }
 
     /// Append a transaction: content of blocks, and blocks whose older copies in the log do not count. Without `commit` it
-    /// is left unfinished, as a crash leaves one. The filesystem is marked as one whose journal has to be recovered.
+    /// is left unfinished, as a crash leaves one; else the filesystem is marked as one whose journal has to be recovered.
     ///
     /// # Errors
     /// [`Error::TransactionTooLarge`], writing failed.
@@ -88,10 +88,10 @@ impl ByHand {
         let tid = self.writer.tid();
         if commit {
             self.writer.commit(&blocks, &revoked, now, || Ok(()))?;
+            self.mark()?;
         } else {
             self.writer.write_unfinished(&blocks, &revoked)?;
         }
-        self.mark()?;
         Ok(tid)
     }
 

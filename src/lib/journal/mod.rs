@@ -15,6 +15,7 @@ mod by_hand;
 mod content;
 pub mod direct;
 mod fast;
+mod handle;
 #[cfg(test)]
 mod image_tests;
 mod log;
@@ -35,8 +36,9 @@ pub use before::{Before, OldContent};
 pub use by_hand::ByHand;
 pub use content::ContentWriter;
 pub use fast::FastCommits;
+pub use handle::Handle;
 pub use log::Log;
 pub use recover::{OnDamage, RecoverOptions, Replayed, Report, open_log_recovered, recover, replay_log};
 pub use replay::{Outcome, replay};
 pub use scan::{End, Logged, Scan};
-pub use transact::{Handle, Journal, JournalOptions, Savepoint};
+pub use transact::{Journal, JournalOptions, Savepoint};

@@ -2,6 +2,7 @@
 
 use super::options::{Amount, OnError, Options, QuotaTypes, invalid};
 use crate::error::{Error, Result};
+use crate::format::casefold;
 
 /// What `-E` and `-J` say that is not about the filesystem itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +83,7 @@ pub fn extended(options: &mut Options, extra: &mut Extra, text: &str) -> Result<
 }
 
 fn encoding(options: &mut Options, name: &str) -> Result<()> {
-    if !matches!(name, "utf8" | "utf8-12.1") {
+    if casefold::encoding(name).is_none() {
         return Err(invalid("encoding", name, "utf8 or utf8-12.1"));
     }
     options.features.extend(super::FeatureEdit::parse_list("casefold")?);

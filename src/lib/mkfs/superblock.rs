@@ -2,6 +2,7 @@
 
 use super::draft::Draft;
 use super::options::OnError;
+use crate::format::casefold;
 use crate::format::csum::crc32c;
 use crate::format::features::{Incompat, RoCompat};
 use crate::format::superblock::{MAGIC, SbFlags, State, Superblock};
@@ -11,10 +12,6 @@ use crate::format::{U16, U32, U64};
 const LARGE_INODE: u32 = 160;
 /// Bytes of the extra fields.
 const EXTRA: u16 = 32;
-/// `s_encoding` for UTF-8 12.1.
-const ENCODING_UTF8: u16 = 1;
-/// `s_encoding_flags`: refuse names that are not valid.
-const ENCODING_STRICT: u16 = 1;
 /// Encryption algorithms AES-256-XTS and AES-256-CTS.
 const ENCRYPT_ALGOS: [u8; 4] = [1, 4, 0, 0];
 /// Mounts between checks, and half of the most.
@@ -106,8 +103,8 @@ fn feature_fields(d: &Draft, sb: &mut Superblock) {
         sb.encrypt_algos = ENCRYPT_ALGOS;
     }
     if f.incompat.contains(Incompat::CASEFOLD) {
-        sb.encoding = U16::new(ENCODING_UTF8);
-        sb.encoding_flags = U16::new(if l.options.strict_encoding { ENCODING_STRICT } else { 0 });
+        sb.encoding = U16::new(casefold::ENCODING_UTF8_12_1);
+        sb.encoding_flags = U16::new(if l.options.strict_encoding { casefold::ENCODING_STRICT } else { 0 });
     }
     if f.incompat.contains(Incompat::FLEX_BG)
         || f.ro_compat.intersects(

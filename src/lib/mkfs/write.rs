@@ -208,10 +208,7 @@ impl Draft {
         let l = self.layout();
         for group in l.groups_with_head() {
             if let (Some(at), true) = (l.head(group).superblock, group != 0) {
-                let mut copy = sb.clone();
-                copy.block_group_nr = U16::new(u16::try_from(group).unwrap_or(u16::MAX));
-                copy.state = U16::new((sb.state_flags() - State::VALID).bits());
-                dev.write_at(at * u64::from(l.block_size), &copy.encode())?;
+                dev.write_at(at * u64::from(l.block_size), &sb.backup(Group(group)).encode())?;
             }
         }
         Ok(())

@@ -29,7 +29,7 @@ pub use create::{Attributes, What};
 use crate::env::{Entropy, SeededEntropy, Timestamp};
 use crate::error::{Error, Result};
 use crate::format::csum::crc32c;
-use crate::format::inode::TimeField;
+use crate::format::inode::{Inode, TimeField};
 use crate::units::{Fsblk, Ino};
 use crate::volume::edit::{Edit, OpenInode};
 use crate::volume::quota::{self, QuotaChanges};
@@ -65,6 +65,11 @@ impl Context {
     /// Set the time that goes into inodes.
     pub const fn set_now(&mut self, now: Timestamp) {
         self.now = now;
+    }
+
+    /// An inode was changed past all operations: it is `new` (`None`: free) and was `old`. What it uses is counted.
+    pub fn count(&mut self, ino: Ino, old: Option<&Inode>, new: Option<&Inode>, block_size: u32) {
+        self.quota.replace(ino, old, new, block_size);
     }
 
     /// The transaction has committed.

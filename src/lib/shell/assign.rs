@@ -7,7 +7,6 @@ use std::io::Write;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::args::{Args, number, number32};
-use super::change::time;
 use super::fields::{self, Field};
 use super::session::Session;
 use super::table::{Command, Family, row};
@@ -15,12 +14,14 @@ use super::{Failure, Outcome};
 use crate::error::Result;
 use crate::format::features::{Features, Incompat, RoCompat};
 use crate::format::group_desc::GroupDesc;
-use crate::format::inode::FileType;
+use crate::format::indirect::POINTERS;
+use crate::format::inode::{FileType, Inode, TimeField};
 use crate::format::mmp::Mmp;
 use crate::format::superblock::Superblock;
-use crate::inspect::FeaturesView;
+use crate::inspect::{FeaturesView, Format};
 use crate::namei::Change;
 use crate::units::{Fsblk, Group, Ino};
+use crate::volume::Volume;
 use crate::volume::edit::{OpenInode, modify_block};
 
 /// Blocks that setting a field dirties at most.
@@ -76,7 +77,13 @@ fn listed(args: &Args<'_>, table: &[Field], out: &mut dyn Write) -> Outcome<bool
     if args.words != [b"-l"] {
         return Ok(false);
     }
-    table.iter().try_for_each(|f| writeln!(out, "{}", f.name))?;
+    let mut rows: Vec<_> = table.iter().flat_map(fields::described).collect();
+    if std::ptr::eq(table, fields::INODE) {
+        rows.push(("bmap[]".into(), "physical block of a logical one"));
+    } else if std::ptr::eq(table, fields::MMP) {
+        rows.push(("clear".into(), "all of it as nobody's"));
+    }
+    rows.iter().try_for_each(|(name, what)| writeln!(out, "\t{name:<25}\t{what}"))?;
     Ok(true)
 }
 
@@ -112,17 +119,32 @@ fn whole(session: &mut Session, ino: Ino, name: &str, value: &[u8]) -> Option<Ou
         }
         "uid" => change.uid = Some(n()?),
         "gid" => change.gid = Some(n()?),
-        "projid" => change.project = Some(n()?),
-        "atime" => change.atime = Some(time(value).ok()?),
-        "mtime" => change.mtime = Some(time(value).ok()?),
+        // Where there are no projects, only bytes can be set.
+        "projid" if session.volume().is_ok_and(keeps_projects) => change.project = Some(n()?),
         "size" if inode.file_type() == Some(FileType::Regular) => {
             let size = number(value, "size").ok()?;
             let edit = session.edit();
-            return Some(edit.and_then(|e| Ok(e.run_on_content(ino, |n| n.truncate(ino, size))?)));
+            let done = edit.and_then(|e| Ok(e.run_on_content(ino, |n| n.truncate(ino, size))?));
+            return Some(done.and_then(|()| keep_times(session, ino, &inode)));
         }
         _ => return None,
     }
-    Some(session.edit().and_then(|e| Ok(e.run(|n| n.change(ino, &change))?)))
+    let done = session.edit().and_then(|e| Ok(e.run(|n| n.change(ino, &change))?));
+    Some(done.and_then(|()| keep_times(session, ino, &inode)))
+}
+
+fn keeps_projects(volume: &Volume) -> bool {
+    volume.geometry().features.ro_compat.contains(RoCompat::PROJECT)
+}
+
+/// A field is set, nothing else: the times are those of before.
+fn keep_times(session: &mut Session, ino: Ino, before: &Inode) -> Outcome {
+    let mut inode = session.volume()?.raw_inode(ino)?;
+    for which in [TimeField::Change, TimeField::Modify] {
+        inode.set_time(which, before.time(which));
+    }
+    session.edit()?.run_raw(CREDITS, |fs, store| fs.edit(store).put(&mut OpenInode { ino, inode }))?;
+    Ok(())
 }
 
 fn inode_field(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
@@ -147,24 +169,69 @@ fn set_inode(session: &mut Session, ino: Ino, name: &str, value: &[u8]) -> Outco
     let now = session.edit()?.now();
     let mut inode = session.volume()?.raw_inode(ino)?;
     fields::set(fields::INODE, "i_", inode.as_bytes_mut(), (bare, value), now)?;
+    if matches!(bare, "checksum" | "checksum_lo" | "checksum_hi") {
+        return store_as_it_is(session, ino, &inode);
+    }
     session.edit()?.run_raw(CREDITS, |fs, store| fs.edit(store).put(&mut OpenInode { ino, inode }))?;
     Ok(())
 }
+
+/// Store an inode with the checksum that it has, right or wrong.
+fn store_as_it_is(session: &mut Session, ino: Ino, inode: &Inode) -> Outcome {
+    let volume = session.volume()?;
+    let (byte, block) = volume.inode_offset(ino)?;
+    let at = byte.saturating_sub(volume.geometry().byte_of(block)) as usize;
+    session.edit()?.run_raw(CREDITS, |_, store| {
+        modify_block(store, block, |bytes| {
+            bytes.iter_mut().skip(at).zip(inode.as_bytes()).for_each(|(to, from)| *to = *from);
+        })
+    })?;
+    Ok(())
+}
+
+/// What `modify_inode` asks for, in order, and the fields.
+const ASKED: &[(&str, &str)] = &[
+    ("Mode", "mode"),
+    ("User ID", "uid"),
+    ("Group ID", "gid"),
+    ("Size", "size"),
+    ("Change time", "ctime"),
+    ("Modification time", "mtime"),
+    ("Access time", "atime"),
+    ("Deletion time", "dtime"),
+    ("Links", "links_count"),
+    ("Blocks, high part", "blocks_hi"),
+    ("Blocks", "blocks_lo"),
+    ("Flags", "flags"),
+    ("Generation", "generation"),
+    ("Block of attributes", "file_acl_lo"),
+    ("Size, high part", "size_hi"),
+    ("Fragment address", "faddr"),
+];
 
 fn modify_inode(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("", 1, 1)?;
     session.edit()?;
     let ino = session.resolve(o.operand(0))?;
-    let asked = ["mode", "uid", "gid", "size", "ctime", "mtime", "atime", "dtime", "links_count", "blocks", "flags"];
-    let asked = asked.iter().chain(&["generation", "file_acl", "faddr"]);
-    for name in asked {
+    let asked = ASKED.iter().map(|(question, name)| ((*question).to_owned(), (*name).to_owned()));
+    let pointers = (0..POINTERS).map(|n| match n {
+        12 => ("Indirect block".into(), "block[ind]".into()),
+        13 => ("Double indirect block".into(), "block[dind]".into()),
+        14 => ("Triple indirect block".into(), "block[tind]".into()),
+        n => (format!("Block pointer {n}"), format!("block[{n}]")),
+    });
+    for (question, name) in asked.chain(pointers) {
         let inode = session.volume()?.raw_inode(ino)?;
-        let Some(field) = fields::INODE.iter().find(|f| f.name == *name) else { continue };
-        let old = fields::value(field, inode.as_bytes());
-        let shown = if *name == "mode" { format!("0{old:o}") } else { old.to_string() };
-        let answer = session.ask(&format!("{name:>20}    [{shown}] "), out)?;
+        let Some(field) = fields::place(fields::INODE, "i_", &name) else { continue };
+        let old = fields::value(&field, inode.as_bytes());
+        let shown = match name.as_str() {
+            "mode" => format!("0{old:o}"),
+            "flags" | "generation" => format!("{old:#x}"),
+            _ => old.to_string(),
+        };
+        let answer = session.ask(&format!("{question:>30}    [{shown}] "), out)?;
         let Some(answer) = answer.map(|a| a.trim_ascii().to_vec()).filter(|a| !a.is_empty()) else { continue };
-        set_inode(session, ino, name, &answer)?;
+        set_inode(session, ino, &name, &answer)?;
     }
     Ok(())
 }
@@ -250,6 +317,9 @@ fn group_field(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> O
         fs.volume.store_group(store, group, &desc)?;
         if by_hand { store_checksum(fs.volume.geometry(), store, group, &desc) } else { Ok(()) }
     })?;
+    if bare == "checksum" && !by_hand && session.settings().format != Format::Json {
+        writeln!(out, "Checksum set to {:#06x}", session.volume()?.group(group)?.checksum.get())?;
+    }
     Ok(())
 }
 

@@ -2,21 +2,26 @@
 
 use std::io::Write;
 
-use super::args::{Args, number32};
+use super::args::{Args, number, number32};
+use super::place::numbered;
 use super::session::Session;
 use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
 use crate::batch::{Command as Edit, Report, Unwatched};
 use crate::env::Timestamp;
 use crate::error::Error;
+use crate::format::acl::Acl;
 use crate::format::bitmap;
+use crate::format::xattr::{INDEX_POSIX_ACL_ACCESS, INDEX_POSIX_ACL_DEFAULT, split_name};
+use crate::inspect::{Format, NamesView};
 use crate::namei::split;
 use crate::units::Ino;
-use crate::volume::LastLink;
 
 const FAMILY: Family = Family::Change;
 /// Blocks that taking a name away dirties at most.
 const CREDITS: u32 = 16;
+/// Commands of scripts whose paths are of files that are there.
+const OF_FILES: &[&str] = &["chmod", "chown", "chproj", "setfattr", "touch", "truncate"];
 
 pub(super) const COMMANDS: &[Command] = &[
     row("begin", &[], "", "Begin a transaction: what comes is committed together, or not at all", (FAMILY, begin)),
@@ -70,7 +75,13 @@ pub(super) const COMMANDS: &[Command] = &[
         "Set or remove an extended attribute",
         (FAMILY, script),
     ),
-    row("ea_set", &[], "[-f host_file] file name [value]", "Set an extended attribute", (FAMILY, ea_set)),
+    row(
+        "ea_set",
+        &[],
+        "[-f host_file] [-r] file name [value]",
+        "Set an extended attribute (-r: an access control list as it is stored)",
+        (FAMILY, ea_set),
+    ),
     row("ea_rm", &[], "file name...", "Remove extended attributes", (FAMILY, ea_rm)),
     row("punch", &["punch_blocks"], "file first_block [last_block]", "Make a hole of a file's blocks", (FAMILY, punch)),
 ];
@@ -101,9 +112,16 @@ fn run<'w>(session: &mut Session, args: &Args<'_>, name: &'w str, words: impl It
     let words = std::iter::once(name.as_bytes()).chain(words).map(<[u8]>::to_vec).collect();
     let mut command = Edit::from_words(words).map_err(|_| args.usage())?;
     let mut failed = None;
-    command.for_each_path(&mut |path| match session.absolute(path) {
-        Ok(all) => *path = all,
-        Err(e) => failed = Some(e),
+    command.for_each_path(&mut |path| {
+        // What is there already may be named by its number.
+        let all = match numbered(path).filter(|_| OF_FILES.contains(&name)) {
+            Some(ino) => path_of_number(session, ino),
+            None => session.absolute(path),
+        };
+        match all {
+            Ok(all) => *path = all,
+            Err(e) => failed = Some(e),
+        }
     });
     if let Some(e) = failed {
         return Err(e);
@@ -115,7 +133,28 @@ fn run<'w>(session: &mut Session, args: &Args<'_>, name: &'w str, words: impl It
     Ok(command.run(session.edit()?, &mut Unwatched, &mut Report::default())?)
 }
 
-fn write(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+/// Some path of an inode, from the root of the filesystem.
+fn path_of_number(session: &Session, ino: Ino) -> Outcome<Vec<u8>> {
+    let volume = session.volume()?;
+    volume.geometry().inode_place(ino)?;
+    if ino == Ino::ROOT {
+        return Ok(b"/".to_vec());
+    }
+    let names = NamesView::new(volume, &[ino], false)?.names;
+    let path = names.into_iter().map(|n| n.path.0).find(|p| p.starts_with(b"/"));
+    path.ok_or_else(|| Failure::Usage(format!("inode {ino} has no name")))
+}
+
+/// Tell which inode a new name has, as debugfs does.
+fn allocated(session: &Session, path: &[u8], out: &mut dyn Write) -> Outcome {
+    if session.settings().format == Format::Json {
+        return Ok(());
+    }
+    let ino = session.resolve(path)?;
+    Ok(writeln!(out, "Allocated inode: {ino}")?)
+}
+
+fn write(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("", 2, 2)?;
     let to = o.operand(1);
     session.edit()?;
@@ -124,15 +163,21 @@ fn write(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
         Err(Failure::Library(Error::NotFound { .. })) => {}
         Err(e) => return Err(e),
     }
-    run(session, args, "put", [o.operand(0), to].into_iter())
+    run(session, args, "put", [o.operand(0), to].into_iter())?;
+    allocated(session, to, out)
 }
 
 fn mknod(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     if args.words.iter().any(|w| w.starts_with(b"-m")) {
         return script(session, args, out);
     }
-    let words = [&b"-m"[..], b"0"].into_iter().chain(args.words.iter().map(Vec::as_slice));
-    run(session, args, "mknod", words)
+    // Numbers as debugfs reads them.
+    let mut words = vec![b"-m".to_vec(), b"0".to_vec()];
+    for (at, word) in args.words.iter().enumerate() {
+        words.push(if at < 2 { word.clone() } else { number(word, "device number")?.to_string().into_bytes() });
+    }
+    run(session, args, "mknod", words.iter().map(Vec::as_slice))?;
+    allocated(session, args.words.first().map(Vec::as_slice).unwrap_or_default(), out)
 }
 
 fn truncate(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
@@ -170,6 +215,16 @@ fn nameless(session: &Session, spec: &[u8]) -> Outcome<Option<(Ino, Vec<u8>)>> {
 
 fn link(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     let o = args.options("", 2, 2)?;
+    // By its number also what has no name.
+    if numbered(o.operand(0)).is_some() {
+        let ino = session.resolve(o.operand(0))?;
+        let path = session.absolute(o.operand(1))?;
+        session.edit()?.run(|n| {
+            let (dir, name) = n.parent_of(&path)?;
+            n.link(ino, dir, &name)
+        })?;
+        return Ok(());
+    }
     run(session, args, "ln", [o.operand(0), o.operand(1)].into_iter())
 }
 
@@ -179,8 +234,8 @@ fn symlink(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome
 }
 
 fn ea_set(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
-    let o = args.options("f:", 2, 3)?;
-    let value = match o.value('f') {
+    let o = args.options("f:r", 2, 3)?;
+    let mut value = match o.value('f') {
         Some(file) if o.operands.len() == 2 => {
             let path = session.host_path(file);
             std::fs::read(&path).map_err(|e| Error::host("read", &path, e))?
@@ -190,6 +245,10 @@ fn ea_set(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome 
     };
     let ino = session.resolve(o.operand(0))?;
     let name = o.operand(1);
+    let is_list = |(index, _): &(u8, _)| matches!(*index, INDEX_POSIX_ACL_ACCESS | INDEX_POSIX_ACL_DEFAULT);
+    if o.has('r') && split_name(name).as_ref().is_some_and(is_list) {
+        value = Acl::decode_disk(&value)?.encode_host();
+    }
     session.edit()?.run(|n| n.set_xattr(ino, name, Some(&value)))?;
     Ok(())
 }
@@ -207,7 +266,7 @@ fn ea_rm(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
 
 fn punch(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     let o = args.options("", 2, 3)?;
-    let ino = session.resolve_link(o.operand(0), LastLink::Follow)?;
+    let ino = session.resolve(o.operand(0))?;
     let first = number32(o.operand(1), "block number")?;
     let last = o.operands.get(2).map(|w| number32(w, "block number")).transpose()?.unwrap_or(u32::MAX);
     if last < first {

@@ -9,6 +9,7 @@ use super::session::Session;
 use super::table::{Command, Family};
 use super::{Failure, Outcome};
 use crate::error::Error;
+use crate::format::casefold;
 use crate::format::dirhash::HashVersion;
 use crate::inspect::{
     DirHashView, DirSearchView, DirView, Format, HtreeView, ListOptions, ListStyle, NamesView, Page, PathText, View,
@@ -78,7 +79,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "dx_hash",
         aliases: &["hash"],
-        args: "[-h algorithm] [-s seed] [-c] name",
+        args: "[-h algorithm] [-s seed] [-c] [-e utf8] name",
         help: "Hash a name (-c: case-insensitively)",
         family: FAMILY,
         run: dx_hash,
@@ -198,7 +199,7 @@ fn seed(text: &[u8]) -> Option<[u32; 4]> {
 }
 
 fn dx_hash(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    let o = args.options("ch:s:", 1, 1)?;
+    let o = args.options("ch:s:e:", 1, 1)?;
     let bad = |what: &str, word: &[u8]| Failure::Usage(format!("{}: not a {what}", String::from_utf8_lossy(word)));
     let version = match o.value('h') {
         None => HashVersion::Legacy,
@@ -211,5 +212,8 @@ fn dx_hash(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outco
         None => [0; 4],
         Some(word) => seed(word).ok_or_else(|| bad("seed (a UUID)", word))?,
     };
+    if let Some(word) = o.value('e').filter(|e| casefold::encoding(&String::from_utf8_lossy(e)).is_none()) {
+        return Err(bad("encoding (utf8)", word));
+    }
     session.show(DirHashView::new(o.operand(0), version, seed, o.has('c'))?, out)
 }

@@ -12,7 +12,7 @@ use super::args::{Args, number, number32};
 use super::session::Session;
 use super::table::{Command, Family, row};
 use super::{Failure, Outcome};
-use crate::format::extent::{Extent, MAX_UNWRITTEN_LEN, MAX_WRITTEN_LEN, Node};
+use crate::format::extent::{ENTRY_SIZE, Extent, MAX_UNWRITTEN_LEN, MAX_WRITTEN_LEN, Node};
 use crate::inspect::{ExtentRow, ExtentsFilter, ExtentsView, Page, View};
 use crate::units::{Fsblk, Ino, Lblk};
 use crate::volume::edit::Edit;
@@ -71,7 +71,8 @@ pub(super) const COMMANDS: &[Command] = &[
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cursor {
     ino: Ino,
-    at: usize,
+    /// The entry where the walk is; `None` before it has begun.
+    at: Option<usize>,
 }
 
 impl Cursor {
@@ -161,7 +162,7 @@ fn open(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     if session.volume()?.map_kind(&inode) != MapKind::Extents {
         return Err(Failure::Usage(format!("inode {ino} is not mapped by extents")));
     }
-    *session.extents() = Some(Cursor { ino, at: 0 });
+    *session.extents() = Some(Cursor { ino, at: None });
     Ok(())
 }
 
@@ -176,7 +177,7 @@ fn close(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
 fn stay(session: &mut Session, visits: &[Visit], at: usize, out: &mut dyn Write) -> Outcome {
     let Cursor { ino, .. } = cursor(session)?;
     let entry = visits.get(at).ok_or_else(|| Failure::Usage(format!("inode {ino} has no extents")))?;
-    *session.extents() = Some(Cursor { ino, at });
+    *session.extents() = Some(Cursor { ino, at: Some(at) });
     session.show(WalkView { ino, entries: vec![entry.clone()] }, out)
 }
 
@@ -215,8 +216,14 @@ fn go(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     if visits.is_empty() {
         return Err(Failure::Usage(format!("inode {ino} has no extents")));
     }
-    let to = step(&visits, at.min(visits.len().saturating_sub(1)), args.command.name);
-    let to = to.ok_or_else(|| Failure::Usage(format!("{}: there is none", args.command.name)))?;
+    let name = args.command.name;
+    let to = match at {
+        None if name == "current_node" => return Err(nowhere()),
+        // A walk begins at the root.
+        None if name != "last_leaf" => Some(0),
+        at => step(&visits, at.unwrap_or(0).min(visits.len().saturating_sub(1)), name),
+    };
+    let to = to.ok_or_else(|| Failure::Usage(format!("{name}: there is none")))?;
     stay(session, &visits, to, out)
 }
 
@@ -241,10 +248,16 @@ fn goto(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome 
     stay(session, &visits, at, out)
 }
 
+fn nowhere() -> Failure {
+    Failure::Usage("the walk has not begun (root_node begins it)".into())
+}
+
 /// Where the walk is.
 #[derive(Debug, Serialize)]
 struct PlaceView {
     ino: Ino,
+    #[serde(skip)]
+    extent: Visit,
     entry: usize,
     entries: usize,
     room: u16,
@@ -257,6 +270,7 @@ impl View for PlaceView {
     const SCHEMA: &'static str = "extent-place/1";
 
     fn text(&self, page: &mut Page<'_>) -> std::io::Result<()> {
+        self.extent.text(page)?;
         write!(page, "Current handle location: {}/{} (max: {}, ", self.entry, self.entries, self.room)?;
         writeln!(page, "bytes {}), level {}/{}", self.room_bytes, self.level, self.depth)?;
         writeln!(page, "\tmax lblk: {}, max pblk: {}", u32::MAX, (1u64 << 48) - 1)?;
@@ -271,33 +285,35 @@ fn info(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome 
     let volume = session.volume()?;
     let area = volume.raw_inode(ino)?.block_area();
     let root = Node::decode(&area)?;
-    let here = visits.get(at);
-    let parent = here.and_then(|v| visits.get(v.parent?));
-    let (node, room_bytes) = match parent {
-        Some(p) => (Node::decode(&volume.block(p.row.pblk)?)?, volume.geometry().block_size as usize),
-        None => (root.clone(), area.len()),
+    let extent = at.and_then(|at| visits.get(at)).cloned().ok_or_else(nowhere)?;
+    let node = match extent.parent.and_then(|p| visits.get(p)) {
+        Some(p) => Node::decode(&volume.block(p.row.pblk)?)?,
+        None => root.clone(),
     };
-    let entry = here.map_or(0, |v| v.row.entry);
-    let level = here.map_or(0, |v| v.row.level);
-    let view = PlaceView { ino, entry, entries: node.len(), room: node.max, room_bytes, level, depth: root.depth };
-    session.show(view, out)
+    // Bytes of entries that there still is room for.
+    let room_bytes = usize::from(node.max).saturating_sub(node.len()).saturating_mul(ENTRY_SIZE);
+    let (entry, level) = (extent.row.entry, extent.row.level);
+    let (entries, room, depth) = (node.len(), node.max, root.depth);
+    session.show(PlaceView { ino, extent, entry, entries, room, room_bytes, level, depth }, out)
 }
 
 fn all(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     args.options("", 0, 0)?;
     let Cursor { ino, .. } = cursor(session)?;
     let entries = walk(session, ino)?;
-    *session.extents() = Some(Cursor { ino, at: entries.len().saturating_sub(1) });
+    *session.extents() = Some(Cursor { ino, at: entries.len().checked_sub(1) });
     session.show(WalkView { ino, entries }, out)
 }
 
-/// Change the mapping, and stay at `lblk`.
+/// Change the mapping, go to `lblk` (or, where there is none, stay at the entry where the walk was), and show what is there.
 fn change(
     session: &mut Session,
-    lblk: u32,
+    lblk: Option<u32>,
+    out: &mut dyn Write,
     change: impl FnOnce(&mut Edit<'_>, &mut crate::volume::edit::OpenInode) -> crate::error::Result<()>,
 ) -> Outcome {
-    let Cursor { ino, .. } = cursor(session)?;
+    let Cursor { ino, at } = cursor(session)?;
+    let before = walk(session, ino)?.into_iter().nth(at.unwrap_or(0)).map(|v| v.row);
     session.edit()?.run_raw(CREDITS, |fs, store| {
         let mut edit = fs.edit(store);
         let mut file = edit.open(ino)?;
@@ -305,14 +321,22 @@ fn change(
         edit.put(&mut file)
     })?;
     let visits = walk(session, ino)?;
-    *session.extents() = Some(Cursor { ino, at: place_of(&visits, lblk).unwrap_or(0) });
-    Ok(())
+    let same = |v: &Visit| before.as_ref().is_some_and(|b| (b.level, b.lblk) == (v.row.level, v.row.lblk));
+    let to = match lblk {
+        Some(lblk) => place_of(&visits, lblk),
+        None => visits.iter().position(same).or_else(|| place_of(&visits, before.as_ref()?.lblk.0)),
+    };
+    *session.extents() = Some(Cursor { ino, at: to });
+    match to {
+        Some(to) => stay(session, &visits, to, out),
+        None => Ok(()),
+    }
 }
 
 /// The extent where the walk is.
 fn here(session: &mut Session) -> Outcome<ExtentRow> {
     let Cursor { ino, at } = cursor(session)?;
-    let here = walk(session, ino)?.into_iter().nth(at).map(|v| v.row);
+    let here = walk(session, ino)?.into_iter().nth(at.ok_or_else(nowhere)?).map(|v| v.row);
     here.filter(|r| !r.index).ok_or_else(|| Failure::Usage("the walk is not at an extent (a leaf)".into()))
 }
 
@@ -336,32 +360,37 @@ fn extent(session: &Session, args: &Args<'_>) -> Outcome<Extent> {
     Ok(Extent { lblk: Lblk(lblk), len, pblk, unwritten })
 }
 
-fn delete(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+fn delete(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     args.options("", 0, 0)?;
     session.edit()?;
     let row = here(session)?;
     let end = u64::from(row.lblk.0).saturating_add(row.len);
-    change(session, row.lblk.0, |edit, file| edit.remove_extents(file, row.lblk, end).map(|_| ()))
+    // What comes behind it is the place then.
+    let next = u32::try_from(end).unwrap_or(u32::MAX);
+    let Cursor { ino, .. } = cursor(session)?;
+    let next = walk(session, ino)?.into_iter().map(|v| v.row).find(|r| !r.index && r.lblk.0 >= next);
+    let to = next.map_or(row.lblk.0, |r| r.lblk.0);
+    change(session, Some(to), out, |edit, file| edit.remove_extents(file, row.lblk, end).map(|_| ()))
 }
 
-fn insert(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+fn insert(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     session.edit()?;
     let new = extent(session, args)?;
-    change(session, new.lblk.0, |edit, file| edit.insert_extent(file, new))
+    change(session, Some(new.lblk.0), out, |edit, file| edit.insert_extent(file, new))
 }
 
-fn replace(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+fn replace(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     session.edit()?;
     let new = extent(session, args)?;
     let row = here(session)?;
     let end = u64::from(row.lblk.0).saturating_add(row.len);
-    change(session, new.lblk.0, |edit, file| {
+    change(session, Some(new.lblk.0), out, |edit, file| {
         edit.remove_extents(file, row.lblk, end)?;
         edit.insert_extent(file, new)
     })
 }
 
-fn set_bmap(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+fn set_bmap(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let words: Vec<&[u8]> = args.words.iter().map(Vec::as_slice).collect();
     let (unwritten, words) = match words[..] {
         [b"--uninit", lblk, pblk] => (true, [lblk, pblk]),
@@ -374,15 +403,17 @@ fn set_bmap(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcom
     if pblk.0 != 0 && !session.volume()?.geometry().has_range(pblk, 1) {
         return Err(Failure::Usage(format!("block {pblk} is not in this filesystem")));
     }
-    change(session, lblk.0, |edit, file| {
+    change(session, None, out, |edit, file| {
         edit.unmap_block(file, lblk)?;
         if pblk.0 == 0 { Ok(()) } else { edit.insert_extent(file, Extent { lblk, len: 1, pblk, unwritten }) }
     })
 }
 
-fn kept(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+fn kept(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     args.options("", 0, 0)?;
-    cursor(session)?;
+    let Cursor { ino, at } = cursor(session)?;
     session.edit()?;
-    Ok(())
+    let at = at.ok_or_else(nowhere)?;
+    // debugfs shows where it is behind the one, and not behind the other.
+    if args.command.name == "split_node" { stay(session, &walk(session, ino)?, at, out) } else { Ok(()) }
 }

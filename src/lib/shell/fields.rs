@@ -19,6 +19,8 @@ use crate::format::superblock::Superblock;
 pub(super) enum Kind {
     /// A number.
     Number,
+    /// A number that may be negative.
+    Signed,
     /// So many numbers behind one another; `name[n]` is one of them.
     Numbers(usize),
     /// Seconds; the high part holds those beyond 32 bits (in an inode: in its two lowest bits).
@@ -31,6 +33,8 @@ pub(super) enum Kind {
     Hash,
     /// A feature word: a number.
     Features,
+    /// An encoding of names, by name or number.
+    Encoding,
 }
 
 /// Where a field is.
@@ -45,11 +49,11 @@ pub(super) struct Field {
 }
 
 macro_rules! fields {
-    ($of:ty: $($name:literal $kind:expr, $low:ident $len:literal $(+ $high:ident $high_len:literal)?;)*) => {
+    ($of:ty: $($name:literal $kind:expr, $low:ident $(at $in:literal)? $len:literal $(+ $high:ident $high_len:literal)?;)*) => {
         &[$(Field {
             name: $name,
             kind: $kind,
-            low: (offset_of!($of, $low), $len),
+            low: (offset_of!($of, $low) $(+ $in)?, $len),
             high: fields!(@high $of $(, $high $high_len)?),
         }),*]
     };
@@ -57,7 +61,7 @@ macro_rules! fields {
     (@high $of:ty) => { None };
 }
 
-use Kind::{Hash, Number, Numbers, Text, Time, Uuid};
+use Kind::{Hash, Number, Numbers, Signed, Text, Time, Uuid};
 
 pub(super) const INODE: &[Field] = fields! { InodeCore:
     "mode" Number, mode 2;
@@ -78,6 +82,9 @@ pub(super) const INODE: &[Field] = fields! { InodeCore:
     "file_acl" Number, file_acl_lo 4 + file_acl_high 2;
     "faddr" Number, obso_faddr 4;
     "frag" Number, blocks_high 1;
+    "fsize" Number, blocks_high at 1 1;
+    "author" Number, checksum_lo 4;
+    "checksum" Number, checksum_lo 2 + checksum_hi 2;
     "extra_isize" Number, extra_isize 2;
     "ctime_extra" Number, ctime_extra 4;
     "mtime_extra" Number, mtime_extra 4;
@@ -95,14 +102,14 @@ pub(super) const SUPER: &[Field] = fields! { Superblock:
     "free_inodes_count" Number, free_inodes_count 4;
     "first_data_block" Number, first_data_block 4;
     "log_block_size" Number, log_block_size 4;
-    "log_cluster_size" Number, log_cluster_size 4;
+    "log_cluster_size" Signed, log_cluster_size 4;
     "blocks_per_group" Number, blocks_per_group 4;
     "clusters_per_group" Number, clusters_per_group 4;
     "inodes_per_group" Number, inodes_per_group 4;
     "mtime" Time, mtime 4 + mtime_hi 1;
     "wtime" Time, wtime 4 + wtime_hi 1;
     "mnt_count" Number, mnt_count 2;
-    "max_mnt_count" Number, max_mnt_count 2;
+    "max_mnt_count" Signed, max_mnt_count 2;
     "state" Number, state 2;
     "errors" Number, errors 2;
     "minor_rev_level" Number, minor_rev_level 2;
@@ -174,7 +181,7 @@ pub(super) const SUPER: &[Field] = fields! { Superblock:
     "encrypt_pw_salt" Uuid, encrypt_pw_salt 16;
     "lpf_ino" Number, lpf_ino 4;
     "checksum_seed" Number, checksum_seed 4;
-    "encoding" Number, encoding 2;
+    "encoding" Kind::Encoding, encoding 2;
     "encoding_flags" Number, encoding_flags 2;
     "orphan_file_inum" Number, orphan_file_inum 4;
 };
@@ -204,7 +211,7 @@ pub(super) const MMP: &[Field] = fields! { Mmp:
 };
 
 /// The field and its place that a name means: `size`, `size_hi`, `block[3]`, `block[IND]`.
-fn place(table: &'static [Field], prefix: &str, name: &str) -> Option<Field> {
+pub(super) fn place(table: &'static [Field], prefix: &str, name: &str) -> Option<Field> {
     let name = name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase();
     let find = |wanted: &str| table.iter().find(|f| f.name == wanted).copied();
     if let Some(field) = find(&name).filter(|f| !matches!(f.kind, Numbers(_))) {
@@ -241,8 +248,43 @@ fn put(bytes: &mut [u8], (at, len): (usize, usize), v: u64) -> Outcome {
 /// A hash function's number.
 fn hash(value: &[u8]) -> Outcome<u64> {
     use crate::format::dirhash::HashVersion;
-    let named = (0..=5).filter_map(HashVersion::from_code).find(|v| v.name().as_bytes() == value);
-    named.map_or_else(|| number(value, "hash function"), |v| Ok(v.code().into()))
+    let named =
+        |v: &HashVersion| v.name().as_bytes() == value || number(value, "").is_ok_and(|n| n == u64::from(v.code()));
+    let known = (0..=5).filter_map(HashVersion::from_code).find(named);
+    let bad = || Failure::Usage(format!("{}: not a hash function", String::from_utf8_lossy(value)));
+    known.map(|v| v.code().into()).ok_or_else(bad)
+}
+
+/// Bytes of a number that may be negative, as so many bytes have it.
+fn signed(value: &[u8], len: usize) -> Outcome<u64> {
+    let Some(digits) = value.strip_prefix(b"-") else { return number(value, "number") };
+    let bits = (len.min(8) as u32).saturating_mul(8);
+    let n = number(digits, "number")?;
+    if n > 1u64.checked_shl(bits.saturating_sub(1)).unwrap_or(0) {
+        return Err(Failure::Usage(format!("-{n}: too small")));
+    }
+    Ok(n.wrapping_neg() & u64::MAX.checked_shr(64u32.saturating_sub(bits)).unwrap_or(0))
+}
+
+/// What a field is, as a row of a list: its name with what may stand behind it, and what it holds.
+pub(super) fn described(field: &Field) -> Vec<(String, &'static str)> {
+    let what = match field.kind {
+        Number | Numbers(_) | Kind::Features => "unsigned integer",
+        Signed => "integer",
+        Time => "date/time",
+        Text => "string",
+        Uuid => "UUID",
+        Hash => "hash algorithm",
+        Kind::Encoding => "encoding",
+    };
+    let name = field.name;
+    match field.kind {
+        // Of the map the last three lead to blocks of it.
+        Numbers(POINTERS) => ["12", "IND", "DIND", "TIND"].map(|i| (format!("{name}[{i}]"), what)).to_vec(),
+        Numbers(n) => vec![(format!("{name}[{n}]"), what)],
+        _ if field.high.is_some_and(|h| h.1 > 1) => vec![(format!("{name}[_hi|_lo]"), what)],
+        _ => vec![(name.to_owned(), what)],
+    }
 }
 
 impl Field {
@@ -301,7 +343,7 @@ pub(super) fn set(
         Uuid => {
             let random = || Failure::Usage("a UUID is needed (the library makes up none), or clear".into());
             let uuid = match value {
-                b"clear" => uuid::Uuid::nil(),
+                b"clear" | b"null" => uuid::Uuid::nil(),
                 _ => uuid::Uuid::try_parse_ascii(value).map_err(|_| random())?,
             };
             let (at, len) = field.low;
@@ -319,14 +361,12 @@ pub(super) fn set(
             to.iter_mut().zip(value).for_each(|(to, from)| *to = *from);
             Ok(())
         }
-        Number | Numbers(_) | Kind::Features => {
-            let v = match value.strip_prefix(b"-") {
-                // -1 is what stands for "none".
-                Some(b"1") => u64::MAX >> (64 - field.low.1.min(8) * 8),
-                _ => number(value, "number")?,
-            };
-            field.put_number(bytes, v)
+        Signed => field.put_number(bytes, signed(value, field.low.1)?),
+        Kind::Encoding => {
+            let named = crate::format::casefold::encoding(&String::from_utf8_lossy(value));
+            field.put_number(bytes, named.map_or_else(|| number(value, "encoding"), |n| Ok(n.into()))?)
         }
+        Number | Numbers(_) | Kind::Features => field.put_number(bytes, number(value, "number")?),
     }
 }
 
@@ -373,14 +413,34 @@ mod tests {
         assert_eq!(inode(256, "uid_hi", "7").unwrap()[120], 7);
         assert_eq!(inode(256, "block[IND]", "9").unwrap()[40 + 48], 9);
         assert_eq!(inode(256, "block[1]", "9").unwrap()[44], 9);
-        assert_eq!(inode(256, "links_count", "-1").unwrap()[26..28], [0xff, 0xff]);
-        for (name, value) in
-            [("block[15]", "1"), ("block", "1"), ("mode", "65536"), ("nope", "1"), ("mode", "x"), ("mode_hi", "1")]
-        {
+        assert_eq!(inode(256, "fsize", "9").unwrap()[116..118], [0, 9]);
+        for (name, value) in [
+            ("block[15]", "1"),
+            ("block", "1"),
+            ("mode", "65536"),
+            ("nope", "1"),
+            ("mode", "x"),
+            ("mode_hi", "1"),
+            ("links_count", "-1"),
+        ] {
             assert!(inode(256, name, value).is_err(), "{name} {value}");
         }
         assert!(inode(128, "projid", "1").is_err());
         assert!(inode(128, "version", "1").is_ok());
+    }
+
+    #[test]
+    fn negative_numbers_where_they_make_sense() {
+        let mut sb = vec![0; 1024];
+        let mut set = |name: &str, value: &str| set(SUPER, "s_", &mut sb, (name, value.as_bytes()), NOW);
+        for bad in ["-32769", "65536", "-", "--1"] {
+            assert!(set("max_mnt_count", bad).is_err(), "{bad}");
+        }
+        set("max_mnt_count", "-1").unwrap();
+        set("encoding", "utf8").unwrap();
+        assert!(set("def_hash_version", "9").is_err() && set("encoding", "latin1").is_err());
+        assert_eq!(sb[offset_of!(Superblock, max_mnt_count)..][..2], [0xff, 0xff]);
+        assert_eq!(sb[offset_of!(Superblock, encoding)], 1);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Commands about the content of files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -9,9 +9,9 @@ use std::path::Path;
 use super::args::{Args, number32};
 use super::session::Session;
 use super::table::{Command, Family};
-use super::{Outcome, rescue, through};
+use super::{Failure, Outcome, rescue, through};
 use crate::error::{Error, Result};
-use crate::format::inode::{FileType, Inode, TimeField};
+use crate::format::inode::{FileType, Inode, InodeFlags, TimeField};
 use crate::inspect::{BlockMapView, BlocksView, ExtentsFilter, ExtentsView, FragsView, StatusView};
 use crate::units::{Ino, Lblk};
 use crate::volume::{Owner, Segment, Volume};
@@ -19,8 +19,6 @@ use crate::volume::{Owner, Segment, Volume};
 const FAMILY: Family = Family::File;
 /// Bytes that are copied at once.
 const STEP: usize = 1 << 20;
-/// Directories below one another that `filefrag -r` goes down.
-const MAX_DEPTH: usize = 1024;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -66,8 +64,8 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "filefrag",
         aliases: &[],
-        args: "[-d] [-v] [-r] file",
-        help: "Show the fragmentation of a file, or of all files in a directory",
+        args: "[-d] [-v] [-r] [file]",
+        help: "Show the fragmentation of a file, or of all files in a directory (-r: and below, -d: of the directory itself)",
         family: FAMILY,
         run: filefrag,
     },
@@ -160,7 +158,7 @@ fn keep_attributes(file: &File, inode: &Inode) -> std::io::Result<()> {
 fn extents(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("nl", 1, 1)?;
     let (ino, inode) = session.inode(o.operand(0))?;
-    let filter = ExtentsFilter { nodes_only: o.has('n'), leaves_only: o.has('l') };
+    let filter = ExtentsFilter { nodes_only: o.has('n') && !o.has('l'), leaves_only: o.has('l') && !o.has('n') };
     session.show(ExtentsView::new(session.volume()?, Owner { ino, inode: &inode }, filter)?, out)
 }
 
@@ -180,46 +178,46 @@ fn bmap(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome 
         rescue::ensure_block(session, ino, lblk)?;
     }
     let inode = session.volume()?.raw_inode(ino)?;
+    if inode.flags().contains(InodeFlags::INLINE_DATA) {
+        return Err(Failure::Usage(format!("inode {ino} has its content inside: it has no blocks")));
+    }
     session.show(BlockMapView::new(session.volume()?, Owner { ino, inode: &inode }, lblk)?, out)
 }
 
 fn filefrag(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    let o = args.options("dvr", 1, 1)?;
-    let spec = o.operand(0);
+    let o = args.options("dvr", 0, 1)?;
+    let spec = o.operands.first().copied().unwrap_or(b".");
     let (ino, inode) = session.inode(spec)?;
     let volume = session.volume()?;
     let mut view = FragsView { verbose: o.has('v'), files: Vec::new() };
     if inode.file_type() == Some(FileType::Directory) && !o.has('d') {
-        let mut seen = BTreeSet::from([ino]);
-        fragments_below(volume, Owner { ino, inode: &inode }, spec, o.has('r'), &mut seen, &mut view)?;
+        fragments_below(volume, (ino, inode), spec, o.has('r'), &mut view)?;
     } else {
         view.push(volume, Owner { ino, inode: &inode }, spec);
     }
     session.show(view, out)
 }
 
-/// Recursion is bounded by `seen`: it grows with every step down, to [`MAX_DEPTH`] or every directory once.
+/// Directories level by level, each once.
 fn fragments_below(
     volume: &Volume,
-    dir: Owner<'_>,
+    (ino, inode): (Ino, Inode),
     path: &[u8],
     recursive: bool,
-    seen: &mut BTreeSet<Ino>,
     view: &mut FragsView,
 ) -> Result<()> {
-    let depth = path.split(|b| *b == b'/').count();
-    let mut below = Vec::new();
-    for entry in volume.read_dir(dir)? {
-        let inode = volume.raw_inode(entry.ino)?;
-        let separator: &[u8] = if path.ends_with(b"/") { b"" } else { b"/" };
-        let name = [path, separator, &entry.name].concat();
-        view.push(volume, Owner { ino: entry.ino, inode: &inode }, &name);
-        if recursive && inode.file_type() == Some(FileType::Directory) && depth < MAX_DEPTH && seen.insert(entry.ino) {
-            below.push((entry.ino, inode, name));
+    let mut seen = BTreeSet::from([ino]);
+    let mut todo = VecDeque::from([(ino, inode, path.to_vec())]);
+    while let Some((ino, inode, path)) = todo.pop_front() {
+        for entry in volume.read_dir(Owner { ino, inode: &inode })? {
+            let inode = volume.raw_inode(entry.ino)?;
+            let separator: &[u8] = if path.ends_with(b"/") { b"" } else { b"/" };
+            let name = [&path[..], separator, &entry.name].concat();
+            view.push(volume, Owner { ino: entry.ino, inode: &inode }, &name);
+            if recursive && inode.file_type() == Some(FileType::Directory) && seen.insert(entry.ino) {
+                todo.push_back((entry.ino, inode, name));
+            }
         }
-    }
-    for (ino, inode, name) in below {
-        fragments_below(volume, Owner { ino, inode: &inode }, &name, recursive, seen, view)?;
     }
     Ok(())
 }

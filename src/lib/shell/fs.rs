@@ -54,8 +54,8 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "supported_features",
         aliases: &[],
-        args: "",
-        help: "Show the features that this program knows",
+        args: "[feature]",
+        help: "Show the features that this program knows, or whether it knows one",
         family: FAMILY,
         run: supported_features,
     },
@@ -148,11 +148,8 @@ fn write_backups(session: &mut Session) -> Outcome {
     let mut copies = Vec::new();
     for group in geo.all_groups().skip(1) {
         let Some(at) = geo.super_block(group) else { continue };
-        let mut superblock = volume.superblock().clone();
-        superblock.block_group_nr.set(u16::try_from(group.0).unwrap_or(u16::MAX));
-        superblock.set_needs_recovery(false);
         let mut bytes = volume.block(at)?.into_owned();
-        let encoded = superblock.encode();
+        let encoded = volume.superblock().backup(group).encode();
         bytes.iter_mut().zip(encoded).for_each(|(to, b)| *to = b);
         copies.push((at, bytes));
         for index in 0..geo.gdt_blocks {
@@ -186,8 +183,11 @@ fn groups(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcom
 }
 
 fn supported_features(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
-    args.options("", 0, 0)?;
-    session.show(FeaturesView::known(), out)
+    let o = args.options("", 0, 1)?;
+    let Some(word) = o.operands.first() else { return session.show(FeaturesView::known(), out) };
+    let name = String::from_utf8_lossy(word);
+    let view = FeaturesView::known_as(&name).ok_or_else(|| Failure::Usage(format!("{name}: not a known feature")))?;
+    session.show(view, out)
 }
 
 fn freefrag(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {

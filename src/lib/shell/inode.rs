@@ -58,10 +58,10 @@ fn stat(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome 
 fn inode_dump(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("bex", 1, 1)?;
     let (_, inode) = session.inode(o.operand(0))?;
+    if o.has('x') && inode.xattr_area().is_empty() {
+        return Err(Failure::Usage("the inode has no room for attributes".into()));
+    }
     if o.has('x') {
-        if inode.xattr_area().is_empty() {
-            return Err(Failure::Usage("the inode has no room for attributes".into()));
-        }
         return session.show(RawXattrsView::new(inode.xattr_area(), false), out);
     }
     let view = match (o.has('b'), o.has('e')) {

@@ -107,7 +107,7 @@ fn write(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     let now = session.now()?;
     let Some(opened) = session.journal() else { return Err(not_open()) };
     opened.log.write(content, revoked, !o.has('c'), now)?;
-    opened.written = true;
+    opened.written |= !o.has('c');
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::format::bitmap;
 use crate::format::inode::{FileType, Inode};
 use crate::format::superblock::State;
+use crate::inspect::{Format, date};
 use crate::units::{Fsblk, Ino};
 use crate::volume::Volume;
 use crate::volume::edit::{OpenInode, modify_block};
@@ -227,9 +228,12 @@ fn dirty(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     Ok(())
 }
 
-fn set_now(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
+fn set_now(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome {
     let o = args.options("", 1, 1)?;
     let now = time(o.operand(0))?;
     session.edit()?.set_now(now);
+    if session.settings().format != Format::Json {
+        writeln!(out, "Setting current time to {}", date(now))?;
+    }
     Ok(())
 }

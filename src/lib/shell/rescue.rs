@@ -14,7 +14,7 @@ use crate::format::inode::{FileType, Inode, InodeFlags};
 use crate::units::{Fsblk, Ino, Lblk};
 use crate::volume::edit::OpenInode;
 use crate::volume::store::BlockAlloc;
-use crate::volume::{LastLink, MapEvent, MapKind, Mapping, Owner, Volume, Wanted};
+use crate::volume::{MapEvent, MapKind, Mapping, Owner, Volume, Wanted};
 
 /// Blocks that one step changes at most: bitmaps and descriptors of some groups, nodes of a map.
 const CREDITS: u32 = 64;
@@ -80,6 +80,7 @@ fn kill_file(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outco
     let inode = volume.raw_inode(ino)?;
     let directory = inode.file_type() == Some(FileType::Directory);
     let blocks = runs(volume, Owner { ino, inode: &inode })?;
+    session.edit()?.count(ino, Some(&inode), None);
     for (block, len, map) in blocks {
         session.edit()?.run_raw(CREDITS, |fs, store| {
             // Blocks of one cluster are freed together.
@@ -141,6 +142,8 @@ fn undelete(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcom
         fs.edit(store).put(&mut OpenInode { ino, inode })
     })?;
     if !named {
+        let inode = session.volume()?.raw_inode(ino)?;
+        session.edit()?.count(ino, None, Some(&inode));
         return Ok(());
     }
     if directory {
@@ -168,7 +171,7 @@ fn expand_dir(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outc
     let o = args.options("", 1, 1)?;
     session.edit()?;
     let ino = session.directory(o.operand(0))?;
-    session.edit()?.run_raw(CREDITS, |fs, store| {
+    session.edit()?.run_raw_on(ino, CREDITS, |fs, store| {
         let mut edit = fs.edit(store);
         let mut dir = edit.open(ino)?;
         edit.expand_dir(&mut dir)?;
@@ -190,7 +193,7 @@ fn mapped_file(session: &Session, ino: Ino) -> Outcome<Inode> {
 fn fallocate(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
     let o = args.options("", 2, 3)?;
     session.edit()?;
-    let ino = session.resolve_link(o.operand(0), LastLink::Follow)?;
+    let ino = session.resolve(o.operand(0))?;
     let extents = session.volume()?.map_kind(&mapped_file(session, ino)?) == MapKind::Extents;
     let first = number32(o.operand(1), "block number")?;
     let last = o.operands.get(2).map(|w| number32(w, "block number")).transpose()?;
@@ -203,7 +206,7 @@ fn fallocate(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outco
     while at < end {
         let Ok(lblk) = u32::try_from(at).map(Lblk) else { break };
         let len = u32::try_from(end - at).unwrap_or(u32::MAX).min(1 << 15);
-        let got = session.edit()?.run_raw(CREDITS, |fs, store| {
+        let got = session.edit()?.run_raw_on(ino, CREDITS, |fs, store| {
             let mut edit = fs.edit(store);
             let mut file = edit.open(ino)?;
             let hole = matches!(edit.vol.map(file.owner(), lblk)?, Mapping::Hole { .. });
@@ -233,7 +236,7 @@ pub(super) fn set_block(session: &mut Session, ino: Ino, lblk: Lblk, pblk: Fsblk
     if pblk.0 != 0 && !session.volume()?.geometry().has_range(pblk, 1) {
         return Err(Failure::Usage(format!("block {pblk} is not in this filesystem")));
     }
-    session.edit()?.run_raw(CREDITS, |fs, store| {
+    session.edit()?.run_raw_on(ino, CREDITS, |fs, store| {
         let mut edit = fs.edit(store);
         let mut file = edit.open(ino)?;
         if matches!(edit.vol.map(file.owner(), lblk)?, Mapping::Mapped { .. }) {
@@ -251,7 +254,7 @@ pub(super) fn set_block(session: &mut Session, ino: Ino, lblk: Lblk, pblk: Fsblk
 pub(super) fn ensure_block(session: &mut Session, ino: Ino, lblk: Lblk) -> Outcome {
     session.edit()?;
     mapped_file(session, ino)?;
-    session.edit()?.run_raw(CREDITS, |fs, store| {
+    session.edit()?.run_raw_on(ino, CREDITS, |fs, store| {
         let mut edit = fs.edit(store);
         let mut file = edit.open(ino)?;
         let was_hole = matches!(edit.vol.map(file.owner(), lblk)?, Mapping::Hole { .. });

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,18 +11,13 @@ use crate::batch::{Options, Session as Edit};
 use crate::device::{Access, BlockDevice, ImageSpec, StagedDevice, UndoDevice};
 use crate::env::Timestamp;
 use crate::error::{Error, Result};
-use crate::format::dirent::is_dot_or_dotdot;
 use crate::format::features::Incompat;
-use crate::format::inode::{FileType, Inode};
 use crate::inspect::{Format, View, show};
 use crate::journal::{OnDamage, RecoverOptions};
 use crate::recover::open_recovered;
 use crate::script::Running;
 use crate::units::Ino;
-use crate::volume::{DirtyJournal, LastLink, OpenOptions, Owner, Volume};
-
-/// Most directories above one another.
-const MAX_DEPTH: usize = 4096;
+use crate::volume::{DirtyJournal, OpenOptions, Volume};
 
 /// How a session behaves.
 #[derive(Clone, Copy, Debug)]
@@ -81,15 +75,15 @@ pub(super) enum Store {
 
 /// A filesystem that is open.
 #[derive(Debug)]
-struct Opened {
+pub(super) struct Opened {
     image: ImageSpec,
-    store: Store,
+    pub(super) store: Store,
     root: Ino,
     cwd: Ino,
     /// What is written to, where something may be: writes can be held back.
-    staged: Option<Arc<StagedDevice>>,
+    pub(super) staged: Option<Arc<StagedDevice>>,
     /// Commands of the write path since it began.
-    used: Vec<String>,
+    pub(super) used: Vec<String>,
 }
 
 impl Opened {
@@ -113,12 +107,12 @@ pub enum Commits {
 /// A running shell.
 pub struct Session {
     settings: Settings,
-    opened: Option<Opened>,
+    pub(super) opened: Option<Opened>,
     /// Where what is overwritten is saved.
     undo: Option<PathBuf>,
     /// How images are opened for changing, where they are.
-    writing: Option<Options>,
-    commits: Commits,
+    pub(super) writing: Option<Options>,
+    pub(super) commits: Commits,
     host_dir: PathBuf,
     done: bool,
     /// Asks a person; `None` where there is none.
@@ -128,7 +122,7 @@ pub struct Session {
     /// The inode that `extent_open` opened.
     extents: Option<super::extents::Cursor>,
     /// What can be taken back.
-    history: super::undo::History,
+    pub(super) history: super::undo::History,
 }
 
 /// Shows a question and reads the answer; `None` at the end of the input.
@@ -355,59 +349,6 @@ impl Session {
         self.writing.as_ref().map(|w| w.clock.now()).ok_or_else(read_only)
     }
 
-    /// Commit what was changed, and keep the filesystem open for looking only. Returns its device, for writing.
-    ///
-    /// # Errors
-    /// Those of the commit; [`Failure::Usage`] where it is open for reading only.
-    pub(super) fn stop_editing(&mut self) -> Outcome<Arc<dyn BlockDevice>> {
-        if self.writing.is_none() {
-            return Err(read_only());
-        }
-        let mut opened = self.opened.take().ok_or_else(nothing_open)?;
-        self.history.clear();
-        if self.commits == Commits::AtEnd
-            && let Some(staged) = &opened.staged
-        {
-            // All that comes is undone where the script fails.
-            staged.stage();
-        }
-        let device = match opened.store {
-            Store::Write(edit) => {
-                let device = Arc::clone(edit.device());
-                edit.close()?;
-                device
-            }
-            Store::Read(volume) => Arc::clone(volume.device()),
-            Store::Used(running) => {
-                opened.store = Store::Used(running);
-                self.opened = Some(opened);
-                return Err(in_use());
-            }
-        };
-        opened.store = Store::Read(Box::new(Volume::open(Arc::clone(&device), &self.settings.open)?));
-        self.opened = Some(opened);
-        Ok(device)
-    }
-
-    /// Read again what is open for looking.
-    ///
-    /// # Errors
-    /// It cannot be opened any more.
-    pub(super) fn look_again(&mut self) -> Outcome {
-        self.stop_editing().map(|_| ())
-    }
-
-    /// After [`Session::stop_editing`]: change the filesystem again. What its journal holds is recovered.
-    ///
-    /// # Errors
-    /// Those of opening.
-    pub(super) fn go_on_editing(&mut self) -> Outcome {
-        let device = self.stop_editing()?;
-        let (Some(writing), Some(opened)) = (&self.writing, &mut self.opened) else { return Err(read_only()) };
-        opened.store = Store::Write(Box::new(Edit::open(device, writing.clone())?));
-        Ok(())
-    }
-
     /// Whether images are opened for changing.
     pub(super) const fn is_writing(&self) -> bool {
         self.writing.is_some()
@@ -424,126 +365,6 @@ impl Session {
     /// Whether what is open may be changed.
     pub fn is_writable(&self) -> bool {
         matches!(self.opened.as_ref().map(|o| &o.store), Some(Store::Write(_) | Store::Used(_)))
-    }
-
-    /// Begin a transaction: what comes is committed together.
-    pub fn begin(&mut self) -> Outcome {
-        self.edit()?;
-        match self.commits {
-            Commits::Each => self.commits = Commits::Begun,
-            Commits::AtEnd => self.commit()?,
-            Commits::Begun => return Err(Failure::Usage("a transaction has begun already".into())),
-        }
-        Ok(())
-    }
-
-    /// Commit what was done since the last commit.
-    pub fn commit(&mut self) -> Outcome {
-        self.edit()?;
-        self.show_contents()?;
-        self.edit()?.commit()?;
-        self.history.committed();
-        self.end_transaction();
-        Ok(())
-    }
-
-    /// Forget what was done since the last commit.
-    pub fn abort(&mut self) -> Outcome {
-        self.edit()?.discard()?;
-        self.history.forgotten();
-        self.leave_missing_directory();
-        self.end_transaction();
-        Ok(())
-    }
-
-    fn end_transaction(&mut self) {
-        if self.commits == Commits::Begun {
-            self.commits = Commits::Each;
-        }
-    }
-
-    /// How much has been changed, to compare with later; 0 where nothing can be.
-    pub(super) fn changes(&self) -> u64 {
-        match self.opened.as_ref().map(|o| &o.store) {
-            Some(Store::Write(edit)) => edit.changes(),
-            _ => 0,
-        }
-    }
-
-    /// Write content of files that waits for a commit, so that commands see it.
-    pub(super) fn show_contents(&mut self) -> Outcome {
-        let Some(Store::Write(edit)) = self.opened.as_mut().map(|o| &mut o.store) else { return Ok(()) };
-        edit.write_contents()?;
-        self.note_contents();
-        Ok(())
-    }
-
-    /// Content that waited is of commands that are done already.
-    fn note_contents(&mut self) {
-        if let Some(Store::Write(edit)) = self.opened.as_mut().map(|o| &mut o.store)
-            && let Some(late) = edit.take_late()
-        {
-            self.history.more(late);
-        }
-    }
-
-    /// A command begins; tells how many changes there were before. Unless it only changes (`changing`), it sees all content.
-    pub(super) fn before_command(&mut self, changing: bool) -> Outcome<u64> {
-        if let Some(Store::Write(edit)) = self.opened.as_mut().map(|o| &mut o.store) {
-            edit.watch();
-        }
-        if !changing {
-            self.show_contents()?;
-        }
-        Ok(self.changes())
-    }
-
-    /// A command is done, which began when there were `before` changes: note what it changed, and commit it, where each one is.
-    /// Where it `failed` in the middle of a change, what was not committed is lost.
-    pub(super) fn after_command(&mut self, before: u64, command: &[u8], failed: bool) -> Outcome {
-        self.note_contents();
-        if let Some(opened) = self.opened.as_mut().filter(|o| matches!(o.store, Store::Used(_))) {
-            opened.used.push(shown(command));
-        }
-        // What ended the editing committed all before.
-        if self.changes() == before || !matches!(self.store(), Some(Store::Write(_))) {
-            return Ok(());
-        }
-        if failed {
-            return self.abort();
-        }
-        let done = self.note_change(command);
-        if done.is_err() {
-            self.abort()?;
-        }
-        done
-    }
-
-    fn note_change(&mut self, command: &[u8]) -> Outcome {
-        let edit = self.edit()?;
-        edit.prepare()?;
-        if let Some(change) = edit.take_change()? {
-            self.history.push(shown(command), change);
-        }
-        if self.commits == Commits::Each {
-            self.edit()?.watch();
-            self.show_contents()?;
-            self.edit()?.commit()?;
-            self.history.committed();
-        }
-        Ok(())
-    }
-
-    /// Where the current directory is none any more, go to the root.
-    pub(super) fn leave_missing_directory(&mut self) {
-        let is_dir = |s: &Self, ino| {
-            s.volume().is_ok_and(|v| {
-                v.inode(ino).is_ok_and(|i| i.file_type() == Some(FileType::Directory) && i.core().links_count.get() > 0)
-            })
-        };
-        let Ok((root, cwd)) = self.directories() else { return };
-        let root = if is_dir(self, root) { root } else { Ino::ROOT };
-        self.set_directories(root, if is_dir(self, cwd) { cwd } else { root });
     }
 
     /// The image that is open.
@@ -593,94 +414,6 @@ impl Session {
         }
     }
 
-    /// The inode that a filespec names. A symbolic link at the end is not followed.
-    pub fn resolve(&self, spec: &[u8]) -> Outcome<Ino> {
-        self.resolve_link(spec, LastLink::Keep)
-    }
-
-    /// [`Session::resolve`], and what to do with a symbolic link at the end.
-    pub fn resolve_link(&self, spec: &[u8], last: LastLink) -> Outcome<Ino> {
-        let volume = self.volume()?;
-        let (root, cwd) = self.directories()?;
-        if let Some(number) = spec.strip_prefix(b"<").and_then(|s| s.strip_suffix(b">"))
-            && let Ok(ino) = super::args::number32(number, "inode number")
-        {
-            volume.geometry().inode_place(Ino(ino))?;
-            return Ok(Ino(ino));
-        }
-        if spec.is_empty() {
-            return Err(Error::NotFound { path: Vec::new() }.into());
-        }
-        let start = if spec.starts_with(b"/") || root == cwd { vec![root] } else { self.chain(root, cwd)? };
-        Ok(volume.resolve_from(&start, spec, last)?)
-    }
-
-    /// The inode that a filespec names, with its content. Its checksum is not compared: commands look at what is there.
-    pub fn inode(&self, spec: &[u8]) -> Outcome<(Ino, Inode)> {
-        let ino = self.resolve(spec)?;
-        Ok((ino, self.volume()?.raw_inode(ino)?))
-    }
-
-    /// The directory that a filespec names.
-    pub fn directory(&self, spec: &[u8]) -> Outcome<Ino> {
-        let ino = self.resolve_link(spec, LastLink::Follow)?;
-        if self.volume()?.raw_inode(ino)?.file_type() != Some(FileType::Directory) {
-            return Err(Error::NotDirectory { path: spec.to_vec() }.into());
-        }
-        Ok(ino)
-    }
-
-    /// The directories from `root` to `dir`, both included; of a directory that is not below the root, those above it.
-    fn chain(&self, root: Ino, dir: Ino) -> Outcome<Vec<Ino>> {
-        let volume = self.volume()?;
-        let mut chain = vec![dir];
-        let mut at = dir;
-        while at != root && at != Ino::ROOT && chain.len() < MAX_DEPTH {
-            let inode = volume.raw_inode(at)?;
-            match volume.lookup(Owner { ino: at, inode: &inode }, b"..")? {
-                Some(parent) if parent != at && !chain.contains(&parent) => at = parent,
-                _ => break,
-            }
-            chain.push(at);
-        }
-        if at != root {
-            chain.push(root);
-        }
-        chain.reverse();
-        Ok(chain)
-    }
-
-    /// A path of the image from the root of the filesystem, as commands that change it name it.
-    pub fn absolute(&self, path: &[u8]) -> Outcome<Vec<u8>> {
-        let (root, cwd) = self.directories()?;
-        let mut all = self.path_of(if path.starts_with(b"/") { root } else { cwd })?;
-        all.push(b'/');
-        all.extend_from_slice(path);
-        Ok(all)
-    }
-
-    /// The path of a directory from the root of the filesystem.
-    pub fn path_of(&self, dir: Ino) -> Outcome<Vec<u8>> {
-        let volume = self.volume()?;
-        let chain = self.chain(Ino::ROOT, dir)?;
-        let mut path = Vec::new();
-        for pair in chain.windows(2) {
-            let &[parent, child] = pair else { continue };
-            let inode = volume.raw_inode(parent)?;
-            let mut name = format!("<{child}>").into_bytes();
-            volume.for_each_entry(Owner { ino: parent, inode: &inode }, &mut |e| {
-                if e.entry.ino != child || is_dot_or_dotdot(e.entry.name) {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                name = e.entry.name.to_vec();
-                Ok(ControlFlow::Break(()))
-            })?;
-            path.push(b'/');
-            path.extend_from_slice(&name);
-        }
-        Ok(if path.is_empty() { b"/".to_vec() } else { path })
-    }
-
     /// Show a view. What it found damaged is an error, after all of it was shown.
     pub fn show<V: View>(&self, mut view: V, out: &mut dyn Write) -> Outcome {
         show(&view, self.settings.format, out)?;
@@ -709,19 +442,14 @@ fn recovered(as_is: Volume, device: Arc<dyn BlockDevice>, options: &OpenOptions)
     }
 }
 
-/// A command line, to be shown.
-fn shown(command: &[u8]) -> String {
-    String::from_utf8_lossy(command.trim_ascii()).escape_debug().to_string()
-}
-
-fn in_use() -> Failure {
+pub(super) fn in_use() -> Failure {
     Failure::Usage("the write path uses the filesystem: wp umount ends that".into())
 }
 
-fn read_only() -> Failure {
+pub(super) fn read_only() -> Failure {
     Failure::Usage("the image is open for reading only (-w opens it for writing)".into())
 }
 
-fn nothing_open() -> Failure {
+pub(super) fn nothing_open() -> Failure {
     Failure::Usage("no filesystem is open".into())
 }

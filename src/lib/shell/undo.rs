@@ -171,7 +171,20 @@ fn undo(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcome 
         let why = if history.dropped { ": what was done before took too much memory to be kept" } else { "" };
         return Err(Failure::Usage(format!("there is nothing to take back{why}")));
     };
+    let before = session.changes();
     let done = session.edit()?.take_back(&step.change);
+    if let Err(Error::TransactionTooLarge { need, have }) = done {
+        let what = step.commands.join("; ");
+        // What was changed on the way is given up with the transaction, and then the step is there again.
+        let changed = session.changes() != before;
+        let history = session.history();
+        if step.committed {
+            if changed { history.taken.push(step) } else { history.steps.push(step) }
+        }
+        return Err(Failure::Usage(format!(
+            "{what}: to take it back needs {need} blocks in the journal, which takes {have} in one transaction; all stays as it is"
+        )));
+    }
     if let Err(e) = done {
         // Refused before anything happened: it may be tried again.
         if matches!(e, Error::ChangedElsewhere { .. }) {

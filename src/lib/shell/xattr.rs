@@ -52,8 +52,12 @@ fn ea_get(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outcom
         let path = session.host_path(file);
         return Ok(std::fs::write(&path, &x.value).map_err(|e| Error::host("write", &path, e))?);
     }
-    if o.has('V') && !o.has('x') {
-        return Ok(out.write_all(&x.value)?);
+    if o.has('V') {
+        if !o.has('x') {
+            return Ok(out.write_all(&x.value)?);
+        }
+        x.value.iter().try_for_each(|b| write!(out, "{b:02x} "))?;
+        return Ok(writeln!(out)?);
     }
     let view = XattrsView { ino, xattrs: vec![x.into()], damage: Vec::new(), whole: true, as_hex: o.has('x') };
     session.show(view, out)
