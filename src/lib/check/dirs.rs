@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::blocks::{Claims, Run, Walk};
 use super::index::{Index, Kind, MAX_BLOCKS};
-use super::inode::{HURD, device_is_sound, has_block_map, symlink_is_sound};
+use super::inode::HURD;
 use super::names::NameSet;
 use super::problem::Problem as P;
 use super::report::Finding;
+use super::shape::{device_is_sound, has_block_map, symlink_is_sound};
 use super::state::{Ctx, Deaf, Judge, Stop, note};
 use super::view::{View, le16, le32};
 use super::xattrs;

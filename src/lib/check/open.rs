@@ -7,11 +7,11 @@ use super::clerk::Clerk;
 use super::problem::Problem as P;
 use super::report::Finding;
 use super::{CheckOptions, Journal};
-use super::{rebuild, rescue};
+use super::{locate, rebuild, rescue};
 use crate::device::BlockDevice;
-use crate::error::{Error, FeatureBit, Flaw, Result};
+use crate::error::{Error, FeatureBit, FeatureWord, Flaw, Result};
 use crate::format::casefold;
-use crate::format::features::{Compat, Features, Incompat, RoCompat};
+use crate::format::features::{Compat, Features, Incompat, READ_INCOMPAT, RoCompat};
 use crate::format::superblock::{self, Superblock};
 use crate::units::{Fsblk, Group};
 use crate::volume::{Geometry, OpenOptions, Volume};
@@ -60,10 +60,9 @@ fn later_field(e: &Error) -> Option<(&'static str, u64)> {
     }
 }
 
-/// Features that change what is right, and that are not known here. (Those that stand in the way of reading were refused
-/// when opening.)
-fn unknown_features(f: Features) -> Vec<FeatureBit> {
-    const COMPAT: Compat = Compat::DIR_PREALLOC
+/// What is known here, beyond what reading needs.
+const KNOWN: Features = Features {
+    compat: Compat::DIR_PREALLOC
         .union(Compat::IMAGIC_INODES)
         .union(Compat::HAS_JOURNAL)
         .union(Compat::EXT_ATTR)
@@ -72,8 +71,9 @@ fn unknown_features(f: Features) -> Vec<FeatureBit> {
         .union(Compat::SPARSE_SUPER2)
         .union(Compat::FAST_COMMIT)
         .union(Compat::STABLE_INODES)
-        .union(Compat::ORPHAN_FILE);
-    const RO_COMPAT: RoCompat = RoCompat::SPARSE_SUPER
+        .union(Compat::ORPHAN_FILE),
+    incompat: READ_INCOMPAT,
+    ro_compat: RoCompat::SPARSE_SUPER
         .union(RoCompat::LARGE_FILE)
         .union(RoCompat::HUGE_FILE)
         .union(RoCompat::GDT_CSUM)
@@ -86,10 +86,15 @@ fn unknown_features(f: Features) -> Vec<FeatureBit> {
         .union(RoCompat::PROJECT)
         .union(RoCompat::SHARED_BLOCKS)
         .union(RoCompat::VERITY)
-        .union(RoCompat::ORPHAN_PRESENT);
+        .union(RoCompat::ORPHAN_PRESENT),
+};
+
+/// Features that change what is right, and that are not known here. (Those that stand in the way of reading were refused
+/// when opening.)
+fn unknown_features(f: Features) -> Vec<FeatureBit> {
     let rest = Features {
-        compat: f.compat.difference(COMPAT),
-        ro_compat: f.ro_compat.difference(RO_COMPAT),
+        compat: f.compat.difference(KNOWN.compat),
+        ro_compat: f.ro_compat.difference(KNOWN.ro_compat),
         ..Features::default()
     };
     rest.bits().collect()
@@ -100,8 +105,22 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
     let given = opts.superblock.filter(|b| b.0 != 0);
     let first = Volume::open(Arc::clone(dev), &options(given, opts.block_size, false));
     let mut mended = None;
-    let elder = if given.is_none() && claims_too_much(&first) { elder(dev) } else { None };
+    let too_much = given.is_none() && claims_too_much(&first);
+    let elder = if too_much { elder(dev) } else { None };
+    let too_old = given.is_none() && is_too_old(&first);
+    let modest = if (too_much && elder.is_none()) || too_old { modest(dev) } else { None };
     let (vol, mut from_backup) = match (first, elder) {
+        _ if let Some(opened) = modest => {
+            clerk.report(match too_old {
+                true => Finding::fs(P::SuperblockField).what("rev_level").num(0u64).want(u64::from(MAX_REVISION)),
+                false => Finding::fs(P::FeaturesUnknown),
+            });
+            if opened.from_backup {
+                clerk.report(Finding::fs(P::DescriptorsLost));
+            }
+            mended = opened.mended;
+            (opened.vol, opened.from_backup)
+        }
         (_, Some(vol)) => {
             let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
             clerk.report(Finding::fs(P::SuperblockTooNew).block(at));
@@ -138,15 +157,21 @@ pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut 
     };
     let mut vol = vol;
     // Where both are damaged, a backup knows the features better.
-    if !from_backup
-        && !is_far_too_large(dev.len(), vol.geometry())
-        && !descriptors_are_sound(&vol)?
-        && let Some((other, at)) = better_descriptors(dev, vol.geometry(), sound_groups(&vol)?)?
-    {
-        clerk.report(Finding::fs(P::CheckDescFailed).block(at));
-        vol = other;
-        from_backup = true;
-        mended = None;
+    if !from_backup && !is_far_too_large(dev.len(), vol.geometry()) && !descriptors_are_sound(&vol)? {
+        let better = better_descriptors(dev, vol.geometry(), sound_groups(&vol)?)?;
+        let other = match better {
+            Some((other, at)) => {
+                clerk.report(Finding::fs(P::CheckDescFailed).block(at));
+                Some(other)
+            }
+            None if locate::has_table(&vol) => None,
+            None => locate::relocated(dev, &vol, &locate::tables(dev)).inspect(|_| {
+                clerk.report(Finding::fs(P::DescriptorsLost));
+            }),
+        };
+        if let Some(other) = other {
+            (vol, from_backup, mended) = (other, true, None);
+        }
     }
     let unknown = unknown_features(vol.geometry().features);
     if !unknown.is_empty() {
@@ -186,16 +211,31 @@ fn rescued(dev: &Arc<dyn BlockDevice>, e: &Error, clerk: &mut Clerk<'_>) -> Opti
             clerk.report(Finding::fs(P::SuperblockLost).what(reason(e)));
             return Some(Opened { vol: made.vol, from_backup: false, mended: Some(made.sb) });
         }
+        let tables = locate::tables(dev);
+        if let Some(found) = rescue::relocated(dev, &tables) {
+            report_fields(&found.fields, clerk);
+            clerk.report(Finding::fs(P::DescriptorsLost));
+            return Some(Opened { vol: found.vol, from_backup: true, mended: None });
+        }
+        if let Some(made) = rebuild::relocated(dev, &tables) {
+            clerk.report(Finding::fs(P::SuperblockLost).what(reason(e)));
+            clerk.report(Finding::fs(P::DescriptorsLost));
+            return Some(Opened { vol: made.vol, from_backup: true, mended: None });
+        }
         mended = rescue::readable(dev);
     }
     if let Some(found) = mended {
-        for f in &found.fields {
-            clerk.report(Finding::fs(P::SuperblockField).what(f.name).num(f.have).want(f.want));
-        }
+        report_fields(&found.fields, clerk);
         return Some(Opened { vol: found.vol, from_backup: false, mended: Some(found.sb) });
     }
     clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(e)));
     None
+}
+
+fn report_fields(fields: &[rescue::Field], clerk: &mut Clerk<'_>) {
+    for f in fields {
+        clerk.report(Finding::fs(P::SuperblockField).what(f.name).num(f.have).want(f.want));
+    }
 }
 
 /// A backup where the damaged primary superblock says that groups begin.
@@ -216,17 +256,70 @@ fn own_backup(dev: &Arc<dyn BlockDevice>) -> Option<Volume> {
     })
 }
 
-/// Whether a superblock has features, more than one that a kernel may have noted, or a revision that are not known.
+/// Whether a superblock has a revision or features that are not known, of which some cannot be.
 fn claims_too_much(first: &Result<Volume>) -> bool {
-    const FEW: usize = 2;
     match first {
         Ok(vol) => {
             let sb = vol.superblock();
-            unknown_features(sb.features()).len() >= FEW || sb.rev_level.get() > MAX_REVISION
+            are_too_many(&unknown_features(sb.features())) || sb.rev_level.get() > MAX_REVISION
         }
-        Err(Error::Unsupported { features }) => features.len() >= FEW,
+        Err(Error::Unsupported { features }) => are_too_many(features),
         Err(_) => false,
     }
+}
+
+/// Whether features that are not known are damage: more than one that a kernel may have noted, or one that is no successor of
+/// those that are known.
+fn are_too_many(features: &[FeatureBit]) -> bool {
+    const FEW: usize = 2;
+    features.len() >= FEW || features.iter().any(|f| !may_come(*f))
+}
+
+/// Whether a feature may be somebody's: one with a name, or one of those that come next, as new ones are given one after the
+/// other. A journal's device is no filesystem.
+fn may_come(feature: FeatureBit) -> bool {
+    const NEXT: u32 = 4;
+    if feature.name.is_some() {
+        return (feature.word, 1 << feature.bit) != (FeatureWord::Incompat, Incompat::JOURNAL_DEV.bits());
+    }
+    let last = match feature.word {
+        FeatureWord::Compat => Compat::ORPHAN_FILE.bits(),
+        FeatureWord::Incompat => Incompat::CASEFOLD.bits(),
+        FeatureWord::RoCompat => RoCompat::ORPHAN_PRESENT.bits(),
+    };
+    let next = last.trailing_zeros() + 1;
+    (next..next + NEXT).contains(&feature.bit.into())
+}
+
+/// The filesystem of a superblock that claims too much, without what is not known, where all else is as if it had not; or of
+/// one of revision 0 that has what only later ones have, where the inodes are as those have them.
+fn modest(dev: &Arc<dyn BlockDevice>) -> Option<Opened> {
+    let mut sb = rescue::primary(dev).filter(|sb| sb.rev_level.get() <= MAX_REVISION)?;
+    let f = sb.features();
+    sb.set_features(Features {
+        compat: f.compat & KNOWN.compat,
+        incompat: f.incompat & KNOWN.incompat,
+        ro_compat: f.ro_compat & KNOWN.ro_compat,
+    });
+    sb.rev_level.set(MAX_REVISION);
+    sb.update_checksum();
+    let vol = rescue::overlaid(dev, &sb)?;
+    if descriptors_are_sound(&vol).ok()? && locate::has_root(&vol) {
+        return Some(Opened { vol, from_backup: false, mended: Some(sb) });
+    }
+    let vol = locate::relocated(dev, &vol, &locate::tables(dev))?;
+    Some(Opened { vol, from_backup: true, mended: None })
+}
+
+/// Whether a superblock of revision 0 has features, and leads to no root directory: its inodes are of another size.
+fn is_too_old(first: &Result<Volume>) -> bool {
+    first.as_ref().is_ok_and(|vol| {
+        let sb = vol.superblock();
+        sb.rev_level.get() == 0
+            && sb.features() != Features::default()
+            && sb.inode_size.get() != vol.geometry().inode_size
+            && !locate::has_root(vol)
+    })
 }
 
 /// A backup that claims less than the primary superblock does: what is new appears in all copies, damage in one.

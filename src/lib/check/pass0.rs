@@ -192,10 +192,9 @@ fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<Vec<
             let yes = clerk.report(Finding::group(problem, group).block(at));
             lost.extend(part_of(problem).map(|p| p.0).filter(|_| yes));
             // A table that is nowhere cannot be looked at, and repairs without it would lose what it names.
-            clerk.fatal |= clerk.repairs()
-                && !clerk.stopped
-                && !yes
-                && matches!(problem, P::InodeTableNotInGroup | P::InodeTableMissing);
+            let needed = clerk.repairs() || (group.0 == 0 && at.0 == 0);
+            clerk.fatal |=
+                needed && !clerk.stopped && !yes && matches!(problem, P::InodeTableNotInGroup | P::InodeTableMissing);
         }
     }
     let flags = desc.bg_flags();
@@ -219,8 +218,10 @@ fn descriptor(ctx: &Ctx<'_>, group: Group, clerk: &mut Clerk<'_>) -> Result<Vec<
     if group.0 + 1 == geo.groups && flags.contains(BgFlags::BLOCK_UNINIT) {
         clerk.report(Finding::group(P::BlockBitmapUninitLast, group));
     }
-    let unused = desc.itable_unused();
-    if unused > desc.free_inodes() || unused > geo.inodes_per_group {
+    // The first group has the reserved inodes.
+    let hidden = group.0 == 0 && flags.contains(BgFlags::INODE_UNINIT);
+    let unused = if hidden { geo.inodes_per_group } else { desc.itable_unused() };
+    if hidden || unused > desc.free_inodes() || unused > geo.inodes_per_group {
         clerk.report(Finding::group(P::GroupDescItableUnused, group).num(unused));
     }
     Ok(lost)

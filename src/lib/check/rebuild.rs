@@ -1,6 +1,6 @@
 //! A superblock made anew from what else is on the device, where neither the primary one nor any backup is left.
 //!
-//! The first descriptor tells where bitmaps and inode table of group 0 are; the padding of the bitmaps how many inodes and
+//! The first descriptor, or what looks like an inode table ([`super::locate`]), tells where bitmaps and inode table of group 0 are; the padding of the bitmaps how many inodes and
 //! clusters a group has; the root directory, which names itself, how large inodes are; the flags of inodes which features
 //! there are; their checksums the seed. What fits all of that is taken, and nothing is where the root directory is not found.
 //! Sizes are in bytes, places in blocks.
@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use zerocopy::FromZeros;
 
+use super::locate::{self, Table, first_block, unpadded};
 use super::open::descriptors_are_sound;
 use super::rescue::{INODE_SIZES, LOG_FLEX, Mended, as_mended, overlaid, primary};
-use super::view::{le16, le32};
+use super::view::le32;
 use crate::device::BlockDevice;
 use crate::format::csum::{Checksums, crc32c};
 use crate::format::features::{Compat, Features, Incompat, RoCompat};
@@ -29,12 +30,12 @@ const LOOKED_AT: u32 = 256;
 const AGREEING: usize = 3;
 /// Largest power of two of blocks in a cluster.
 const MAX_LOG_RATIO: u32 = 16;
+/// Files whose beginnings tell how large clusters are.
+const FILES: usize = 16;
 /// Group sizes that are tried, each half the one before.
 const GROUP_SIZES: u32 = 6;
 /// Bytes of a short descriptor, and of a wide one.
 const DESCRIPTORS: [u16; 2] = [64, 32];
-/// Magic number of an extent tree.
-const EXTENT_MAGIC: u16 = 0xf30a;
 /// Extra fields of inodes, bytes.
 const EXTRA_ISIZE: u16 = 32;
 
@@ -47,9 +48,30 @@ struct Site<'d> {
     desc_size: u16,
     desc: GroupDesc,
     blocks: u64,
+    /// The inode table was found without a descriptor.
+    table: Option<Table>,
 }
 
-/// A superblock that fits the device, and the filesystem with it.
+/// A superblock that fits the device and one of `tables`, and the filesystem with it and with descriptors.
+pub(super) fn relocated(dev: &Arc<dyn BlockDevice>, tables: &[Table]) -> Option<Mended> {
+    let stored = primary(dev)?;
+    tables.iter().find_map(|table| {
+        let bits = table.bits;
+        let firsts: &[u32] = if bits == 10 { &[1, 0] } else { &[0] };
+        let all = locate::first_descriptors(dev, *table);
+        all.iter().find_map(|desc| {
+            firsts.iter().flat_map(|first| DESCRIPTORS.map(|size| (*first, size))).find_map(
+                |(first_data_block, desc_size)| {
+                    let (blocks, desc) = (dev.len() >> bits, desc.clone());
+                    let site = Site { dev, bits, first_data_block, desc_size, desc, blocks, table: Some(*table) };
+                    site.superblock(&stored)
+                },
+            )
+        })
+    })
+}
+
+/// A superblock that fits the device and its first descriptor, and the filesystem with it.
 pub(super) fn rebuilt(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
     let stored = primary(dev)?;
     (10..=16).find_map(|bits| {
@@ -71,7 +93,7 @@ impl<'d> Site<'d> {
         let parts = [desc.block_bitmap().0, desc.inode_bitmap().0, desc.inode_table().0];
         let apart = parts[0] != parts[1] && parts[1] != parts[2] && parts[0] != parts[2];
         let inside = parts.iter().all(|b| *b > table && *b < blocks);
-        (apart && inside).then_some(Self { dev, bits, first_data_block, desc_size, desc, blocks })
+        (apart && inside).then_some(Self { dev, bits, first_data_block, desc_size, desc, blocks, table: None })
     }
 
     fn block(&self, at: Fsblk) -> Option<Vec<u8>> {
@@ -81,15 +103,19 @@ impl<'d> Site<'d> {
     }
 
     fn superblock(&self, stored: &Superblock) -> Option<Mended> {
-        INODE_SIZES.iter().find_map(|size| {
+        let sizes = INODE_SIZES.iter().filter(|size| self.table.is_none_or(|t| t.inode_size == **size));
+        sizes.into_iter().find_map(|size| {
             let root = self.inode(*size, Ino::ROOT)?;
             let entry_type = self.root_names_itself(&root)?;
             let seed = self.seed(*size);
             let features = self.features(*size, seed, entry_type);
-            let per_group = self.inodes_per_group(*size, &root);
+            let per_group = self.inodes_per_group(stored, *size, &root);
             per_group.into_iter().find_map(|inodes| {
-                self.group_sizes(*size).into_iter().find_map(|(clusters, ratio)| {
+                self.group_sizes(stored, *size).into_iter().find_map(|(clusters, ratio)| {
                     let sb = self.draw(stored, *size, inodes, (clusters, ratio), features, seed)?;
+                    if self.table.is_some() {
+                        return as_mended(locate::with_descriptors(self.dev, &sb, &self.desc)?, stored, sb);
+                    }
                     let vol = overlaid(self.dev, &sb)?;
                     descriptors_are_sound(&vol).ok().filter(|sound| *sound)?;
                     as_mended(vol, stored, sb)
@@ -173,36 +199,64 @@ impl<'d> Site<'d> {
         f
     }
 
-    /// How many inodes a group may have: as the bitmap's padding says, or what is before the root directory.
-    fn inodes_per_group(&self, size: u16, root: &Inode) -> Vec<u32> {
+    /// How many inodes a group may have: as the old superblock or the bitmap's padding says, or what is before content.
+    fn inodes_per_group(&self, stored: &Superblock, size: u16, root: &Inode) -> Vec<u32> {
         let per_block = (1u32 << self.bits) / u32::from(size);
         let most = 8u32 << self.bits;
+        let groups = u32::try_from(self.blocks.div_ceil(most.into())).unwrap_or(u32::MAX).max(1);
         let padded = self.block(self.desc.inode_bitmap()).map(|b| unpadded(&b));
         let before = first_block(root).and_then(|b| b.0.checked_sub(self.desc.inode_table().0));
         let before = before.and_then(|n| u32::try_from(n).ok()?.checked_mul(per_block));
         let whole = |n: u32| n.next_multiple_of(per_block.max(8));
-        let mut all: Vec<u32> = padded.into_iter().chain(before).map(whole).collect();
+        let mut all = vec![stored.inodes_per_group.get()];
+        all.retain(|n| whole(*n) == *n);
+        all.extend(padded.into_iter().chain(before).map(whole));
+        if let Some(table) = self.table {
+            // A table that others begin in, or that ends before its last inode, is none.
+            let content = locate::inodes_before_content(self.dev, table);
+            all.extend(content.iter().chain(content.map(|n| n / groups).iter()).map(|n| whole(*n)));
+            let last = locate::last_inode(self.dev, table);
+            all.retain(|n| u64::from(*n) * u64::from(groups) >= last.into());
+        }
         all.retain(|n| *n >= Ino::GOOD_OLD_FIRST.0 && *n <= most);
         all.dedup();
         all
     }
 
-    /// Clusters in a group, with the blocks in a cluster as a shift: the largest clusters that files begin with, and for which
-    /// nearly all that is behind the device's end is marked in the bitmap. Small clusters where there is no such end.
-    fn group_sizes(&self, inode_size: u16) -> Vec<(u32, u32)> {
+    /// Clusters in a group, with the blocks in a cluster as a shift: what the old superblock says; the largest clusters that files
+    /// begin with, and for which nearly all that is behind the device's end is marked in the bitmap; small clusters
+    /// where there is no such end; then large ones although the bitmap does not tell.
+    fn group_sizes(&self, stored: &Superblock, inode_size: u16) -> Vec<(u32, u32)> {
         let most = 8u32 << self.bits;
         let blocks = self.blocks - u64::from(self.first_data_block);
         let map = self.block(self.desc.block_bitmap()).unwrap_or_default();
         let firsts: Vec<Fsblk> = self.inodes(inode_size).filter_map(|(_, i)| first_block(&i)).collect();
+        let begin = |ratio: u32| {
+            let begin = firsts.iter().filter(|b| b.0.is_multiple_of(1 << ratio)).count();
+            nearly(begin as u64, firsts.len() as u64)
+        };
         let fits = |ratio: u32| {
             let (from, to) = (blocks.div_ceil(1 << ratio), blocks.div_ceil(1 << (ratio - 1)).min(most.into()));
             let marked = (from..to).filter(|n| bitmap::test(&map, *n as usize)).count() as u64;
-            let begin = firsts.iter().filter(|b| b.0.is_multiple_of(1 << ratio)).count();
-            from < to && nearly(marked, to - from) && nearly(begin as u64, firsts.len() as u64)
+            from < to && nearly(marked, to - from) && begin(ratio)
         };
-        let ratios = (1..=MAX_LOG_RATIO).take_while(|r| self.first_data_block == 0 && fits(*r));
-        let mut all = vec![(most, ratios.last().unwrap_or(0))];
+        let told = stored.log_cluster_size.get().wrapping_sub(self.bits - 10);
+        let old = (stored.clusters_per_group.get(), told);
+        let large = |fits: &dyn Fn(u32) -> bool| {
+            (1..=MAX_LOG_RATIO).take_while(|r| self.first_data_block == 0 && fits(*r)).last().unwrap_or(0)
+        };
+        let mut all = vec![(most, large(&fits))];
         all.extend((0..GROUP_SIZES).map(|n| (most >> n, 0)));
+        if firsts.len() >= FILES {
+            all.push((most, large(&begin)));
+        }
+        let known = told <= MAX_LOG_RATIO
+            && old.0.checked_shl(told) == Some(stored.blocks_per_group.get())
+            && old.0.is_multiple_of(8)
+            && (256..=most).contains(&old.0);
+        if known {
+            all.insert(0, old);
+        }
         all.dedup();
         all
     }
@@ -283,28 +337,9 @@ fn identify(sb: &mut Superblock, stored: &Superblock, f: &mut Features, seed: Op
     }
 }
 
-/// The block of logical block 0, where the inode itself says it.
-fn first_block(inode: &Inode) -> Option<Fsblk> {
-    let area = inode.block_area();
-    let at = if le16(&area, 0) == EXTENT_MAGIC {
-        let leaf = le16(&area, 6) == 0 && le16(&area, 2) > 0 && le32(&area, 12) == 0;
-        (u64::from(le16(&area, 18)) << 32 | u64::from(le32(&area, 20))) * u64::from(leaf)
-    } else {
-        le32(&area, 0).into()
-    };
-    (at != 0).then_some(Fsblk(at))
-}
-
 /// Whether a few in a hundred lack at most.
 const fn nearly(some: u64, all: u64) -> bool {
     some * 20 >= all * 19
-}
-
-/// Bits before the ones at the end.
-fn unpadded(map: &[u8]) -> u32 {
-    let all = u32::try_from(map.len() * 8).unwrap_or(u32::MAX);
-    let ones = (0..all).rev().take_while(|n| bitmap::test(map, *n as usize)).count();
-    all - ones as u32
 }
 
 /// The start of a checksum over `length` zeros that ends with `state`.
@@ -326,15 +361,5 @@ mod tests {
             let state = crc32c(seed, &bytes) ^ crc32c(0, &bytes);
             assert_eq!(unwind(state, 264), seed);
         }
-    }
-
-    #[test]
-    fn padding_is_at_the_end() {
-        let mut map = [0u8; 128];
-        map[3] = 0xff;
-        map[64..].fill(0xff);
-        assert_eq!(unpadded(&map), 512);
-        map[63] = 0xe0;
-        assert_eq!(unpadded(&map), 509);
     }
 }

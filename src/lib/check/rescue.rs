@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::locate::{self, Table};
 use super::open::{descriptors_are_sound, options};
 use crate::device::{BlockDevice, OverlayDevice};
 use crate::format::features::{Features, Incompat, RoCompat};
@@ -51,11 +52,34 @@ pub(super) fn readable(dev: &Arc<dyn BlockDevice>) -> Option<Mended> {
     variants(&stored, dev.len()).iter().map(derive).find_map(|sb| as_mended(overlaid(dev, &sb)?, &stored, sb))
 }
 
+/// The primary superblock with fields put right, and descriptors that lead to one of `tables`.
+pub(super) fn relocated(dev: &Arc<dyn BlockDevice>, tables: &[Table]) -> Option<Mended> {
+    let stored = primary(dev).filter(|sb| sb.magic.get() == superblock::MAGIC)?;
+    let all = variants(&stored, dev.len());
+    tables.iter().find_map(|t| {
+        let sized = all.iter().filter(|sb| sb.log_block_size.get().checked_add(10) == Some(t.bits)).map(|sb| {
+            let mut sb = sb.clone();
+            sb.inode_size.set(t.inode_size);
+            derive(&sb)
+        });
+        sized.into_iter().find_map(|sb| {
+            let vol = locate::relocated(dev, &overlaid(dev, &sb)?, std::slice::from_ref(t))?;
+            Some(Mended { fields: differences(&stored, vol.superblock()), sb: vol.superblock().clone(), vol })
+        })
+    })
+}
+
 /// The filesystem with this superblock.
 pub(super) fn overlaid(dev: &Arc<dyn BlockDevice>, sb: &Superblock) -> Option<Volume> {
+    layered(dev, sb).map(|l| l.1)
+}
+
+/// A layer over the device that has this superblock, and the filesystem with it.
+pub(super) fn layered(dev: &Arc<dyn BlockDevice>, sb: &Superblock) -> Option<(Arc<dyn BlockDevice>, Volume)> {
     let over: Arc<dyn BlockDevice> = Arc::new(OverlayDevice::new(Arc::clone(dev)));
     over.write_at(superblock::OFFSET, &sb.encode()).ok()?;
-    Volume::open(over, &options(None, None, false)).ok()
+    let vol = Volume::open(Arc::clone(&over), &options(None, None, false)).ok()?;
+    Some((over, vol))
 }
 
 pub(super) fn as_mended(vol: Volume, stored: &Superblock, mut sb: Superblock) -> Option<Mended> {
@@ -198,30 +222,40 @@ fn differences(a: &Superblock, b: &Superblock) -> Vec<Field> {
     out
 }
 
-/// The first usable backup anywhere on the device, and its block: one that is where it says that it is.
-pub(super) fn scan(dev: &Arc<dyn BlockDevice>) -> Option<(Volume, Fsblk)> {
-    const MAGIC_AT: usize = 0x38;
-    let mut buf = vec![0; CHUNK];
+/// Go over the beginning of a device: what is at each multiple of 1024 bytes, with that offset and up to `ahead` bytes more, until
+/// something is found. What cannot be read is passed over.
+pub(super) fn each_kib<T>(
+    dev: &Arc<dyn BlockDevice>,
+    ahead: usize,
+    mut look: impl FnMut(u64, &[u8]) -> Option<T>,
+) -> Option<T> {
+    const STEP: usize = 1024;
     let end = dev.len().min(SCANNED);
+    let mut buf = vec![0; CHUNK + ahead];
     let mut at = 0;
     while at < end {
-        let len = usize::try_from(end - at).map_or(CHUNK, |n| n.min(CHUNK));
+        let len = usize::try_from(dev.len() - at).map_or(buf.len(), |n| n.min(buf.len()));
         let part = buf.get_mut(..len)?;
         if dev.read_at(at, part).is_ok() {
-            for (i, bytes) in part.chunks_exact(superblock::SIZE).enumerate() {
-                let offset = at + (i * superblock::SIZE) as u64;
-                let magic = bytes.get(MAGIC_AT..MAGIC_AT + 2) == Some(&superblock::MAGIC.to_le_bytes());
-                if magic
-                    && offset > superblock::OFFSET
-                    && let Some(found) = backup_at(dev, bytes, offset)
-                {
+            for from in (0..len.min(CHUNK)).step_by(STEP) {
+                let bytes = part.get(from..len.min(from + STEP + ahead)).unwrap_or_default();
+                if let Some(found) = look(at + from as u64, bytes) {
                     return Some(found);
                 }
             }
         }
-        at += len as u64;
+        at += CHUNK as u64;
     }
     None
+}
+
+/// The first usable backup anywhere on the device, and its block: one that is where it says that it is.
+pub(super) fn scan(dev: &Arc<dyn BlockDevice>) -> Option<(Volume, Fsblk)> {
+    const MAGIC_AT: usize = 0x38;
+    each_kib(dev, 0, |offset, bytes| {
+        let magic = bytes.get(MAGIC_AT..MAGIC_AT + 2) == Some(&superblock::MAGIC.to_le_bytes());
+        if magic && offset > superblock::OFFSET { backup_at(dev, bytes, offset) } else { None }
+    })
 }
 
 fn backup_at(dev: &Arc<dyn BlockDevice>, bytes: &[u8], offset: u64) -> Option<(Volume, Fsblk)> {

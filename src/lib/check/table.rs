@@ -111,6 +111,8 @@ problems! {
     SuperblockLost P0 511 - Recreate Stop [] "the superblock is lost ({what}), and so are its backups; one that fits what is on the device can be made";
     SuperblockTooNew P0 512 - Fix Stop [] "the primary superblock has features or a revision that are not known, which the backup at block {block} has not";
     FlexGroupSize P0 513 - Fix Stop [harmless] "log_groups_per_flex is {num}, which no filesystem can have";
+    DescriptorsLost P0 514 - Recreate Stop [] "the group descriptors are lost, and so are their backups; the inode tables were found by what is in them";
+    FeaturesUnknown P0 515 - ClearFlag Stop [] "the superblock has features that no filesystem has, and all else is as if it had not";
     SuperblockField P0 506 - Fix Stop [] "superblock field {what} is {num}, should be {want}";
     JournalUnknownFeatures P0 38 0x000026 Nothing Stop [fatal] "the journal holds transactions, and has features that are not known";
     JournalClearV2 P0 42 0x00002a Clear Fix [harmless minor] "the journal superblock is of the first version, but has fields of the second";

@@ -65,6 +65,23 @@ pub(super) const MENDS: &[P] = &[
     P::OrphanPresentNoFile,
 ];
 
+/// Whether it is the feature for clusters that does not fit the inodes: without extents it fits none.
+pub(super) const fn is_about_clusters(ctx: &Ctx<'_>, p: P) -> bool {
+    matches!(p, P::NoBigallocBlockMap) && !ctx.geo.features.incompat.contains(Incompat::EXTENTS)
+}
+
+/// Clusters of one block are blocks; larger ones need extents.
+pub(super) fn mend_clusters(work: &mut Work<'_, '_>) -> Result<()> {
+    let single = work.ctx.geo.cluster_ratio == 1;
+    features(work, |f| {
+        if single {
+            f.ro_compat -= RoCompat::BIGALLOC;
+        } else {
+            f.incompat |= Incompat::EXTENTS;
+        }
+    })
+}
+
 /// Change the features.
 pub(super) fn features(work: &mut Work<'_, '_>, change: impl FnOnce(&mut Features)) -> Result<()> {
     superblock(work, |sb| {
@@ -199,7 +216,12 @@ fn descriptor(work: &mut Work<'_, '_>, f: &Finding) -> Result<()> {
         let both = BgFlags::BLOCK_UNINIT | BgFlags::INODE_UNINIT;
         match problem {
             P::BlockBitmapUninitLast => desc.set_bg_flags(desc.bg_flags() - BgFlags::BLOCK_UNINIT),
-            P::GroupDescItableUnused => desc.set_itable_unused(0),
+            P::GroupDescItableUnused => {
+                desc.set_itable_unused(0);
+                if group.0 == 0 {
+                    desc.set_bg_flags(desc.bg_flags() - BgFlags::INODE_UNINIT);
+                }
+            }
             _ => {
                 desc.set_bg_flags(desc.bg_flags() - both);
                 desc.set_itable_unused(0);

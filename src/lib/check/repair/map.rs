@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::super::blocks::{Claims, Walk, extent_header};
-use super::super::inode::has_block_map;
 use super::super::problem::Problem as P;
 use super::super::report::Finding;
+use super::super::shape::has_block_map;
 use super::super::state::{Ctx, Deaf};
 use super::super::view::View;
 use super::inode;

@@ -180,7 +180,15 @@ fn can_mend(f: &Finding) -> bool {
     [
         journal::MENDS,
         fields::MENDS,
-        &[P::OpenFailed, P::CheckDescFailed, P::SuperblockField, P::SuperblockLost, P::SuperblockTooNew],
+        &[
+            P::OpenFailed,
+            P::CheckDescFailed,
+            P::DescriptorsLost,
+            P::FeaturesUnknown,
+            P::SuperblockField,
+            P::SuperblockLost,
+            P::SuperblockTooNew,
+        ],
     ]
     .iter()
     .any(|m| m.contains(&f.problem))
@@ -190,9 +198,9 @@ fn can_mend(f: &Finding) -> bool {
         || f.problem == P::DupFile
 }
 
-/// Whether mending it gives the filesystem a feature that its inodes have.
-const fn is_feature(p: P) -> bool {
-    matches!(p, P::ExtentFeature | P::InlineDataFeature)
+/// Whether mending it changes the features to what the inodes are.
+const fn is_feature(ctx: &Ctx<'_>, p: P) -> bool {
+    matches!(p, P::ExtentFeature | P::InlineDataFeature) || fields::is_about_clusters(ctx, p)
 }
 
 /// Whether mending it takes blocks.
@@ -315,9 +323,9 @@ impl Hands<'_> {
         }
         // The log may be written only where nobody else claims its blocks.
         let sound = found.is_some() && ctx.dup.is_empty();
-        if accepted.iter().any(|f| is_feature(f.problem)) {
+        if accepted.iter().any(|f| is_feature(ctx, f.problem)) {
             // With the feature, maps are read in another way: all else is looked at again.
-            accepted.retain(|f| is_feature(f.problem));
+            accepted.retain(|f| is_feature(ctx, f.problem));
         }
         clerk.tried(&accepted);
         let scanned = found.is_some() && !ctx.unread.load(Relaxed);
@@ -338,6 +346,8 @@ impl Hands<'_> {
                 journal::mend(self, work, f)?;
             } else if fields::MENDS.contains(&f.problem) {
                 fields::mend(work, f)?;
+            } else if fields::is_about_clusters(work.ctx, f.problem) {
+                return fields::mend_clusters(work);
             }
         }
         for f in accepted.iter().filter(|f| relocate::mends(f.problem)) {

@@ -3,8 +3,8 @@
 //! allowed. Blocks that nobody uses any more are freed by pass 5.
 
 use super::super::clerk::Clerk;
-use super::super::inode::has_block_map;
 use super::super::pass1::Found;
+use super::super::shape::has_block_map;
 use super::super::state::{Ctx, note};
 use super::super::view::View;
 use super::map::{extents_of, rebuild};
