@@ -87,11 +87,7 @@ impl Case {
         let vol = Patient::damaged(&after).vol;
         let (ino, inode) = vol.resolve_inode(b"/file", LastLink::Keep).map_err(|e| e.to_string())?;
         let content = vol.reader(Owner { ino, inode: &inode }).unwrap().read_all(1 << 20).unwrap();
-        if content.as_deref() == Some(&[7; 5000][..]) {
-            Ok(())
-        } else {
-            Err(format!("the file's content: {:?}", content.map(|c| (c.len(), c.iter().filter(|b| **b == 7).count()))))
-        }
+        if content.as_deref() == Some(&[7; 5000][..]) { Ok(()) } else { Err("the file's content".into()) }
     }
 }
 
@@ -116,7 +112,7 @@ impl Workshop {
         write("file", &[7; 5000]);
         write("journal", b"");
         write("dir/second", &[8; 3000]);
-        write("victim", &[9; 40_000]);
+        write("victim", &vec![9; 40_000]);
         write("small", b"twenty bytes of text");
         write("sub/inner/one", b"1");
         for i in 0..200 {

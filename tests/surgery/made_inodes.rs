@@ -109,6 +109,8 @@ pub(crate) const CASES: &[Case] = &[
     }),
     case(EXT2, "sif victim block[2] 3", P::ShareMetadata),
     case(EXT2, "sif victim block[IND] 3", P::CriticalCollision),
+    // Its only block is the resize inode's, and leads to descriptors.
+    case(EXT2, "copy_inode <7> small\nsif small links_count 1", P::DupFile),
     case(EXT2, "sif many block[2] 0", P::DirectoryHole),
     // The list of bad blocks.
     case(EXT2, "sif <1> mode 040755", P::InvalidBadInode),

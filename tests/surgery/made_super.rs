@@ -105,6 +105,11 @@ pub(crate) const CASES: &[Case] = &[
     case(QUOTA, "copy_inode <3> journal\nclri <3>\nssv usr_quota_inum {journal}", P::HideQuota),
     case(QUOTA, "sif victim uid 77", P::UpdateQuotas),
     case(QUOTA, "sif <3> mode 010600", P::QuotaBadMode),
+    // A header that names a free block outside the file.
+    case(QUOTA, "", P::UpdateQuotas).cut(|p| {
+        let block = p.mapped(Ino(3), 0);
+        p.block(block)[24] = 99;
+    }),
     case(EXT2, "sif <3> mode 0100600\nsif <3> links_count 1\nsif <3> size 5000", P::QuotaInodeNotClear),
     // Orphan file.
     case(ORPHANS, "feature ^has_journal\nssv journal_inum 0", P::OrphanFileWithoutJournal),

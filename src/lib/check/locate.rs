@@ -186,13 +186,9 @@ fn assign(maps: &[(u64, bool, bool)]) -> (Option<u64>, Option<u64>) {
     let inodes = |not: Option<u64>| maps.iter().find(|m| m.1 && Some(m.0) != not).map(|m| m.0);
     let blocks = |not: Option<u64>| maps.iter().find(|m| m.2 && Some(m.0) != not).map(|m| m.0);
     let nearest = inodes(None);
-    match blocks(nearest) {
-        Some(at) => (nearest, Some(at)),
-        None => {
-            let at = blocks(None);
-            (inodes(at), at)
-        }
-    }
+    let beside = blocks(nearest);
+    let at = blocks(None);
+    if beside.is_some() { (nearest, beside) } else { (inodes(at), at) }
 }
 
 /// Whether a block is a bitmap that says which of the first inodes are in use, and pads what no group has.

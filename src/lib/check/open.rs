@@ -102,89 +102,94 @@ fn unknown_features(f: Features) -> Vec<FeatureBit> {
 
 /// Open the filesystem. `None` where there is none to check: that has been reported.
 pub(super) fn open(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<Option<Opened>> {
-    let given = opts.superblock.filter(|b| b.0 != 0);
-    let first = Volume::open(Arc::clone(dev), &options(given, opts.block_size, false));
-    let mut mended = None;
-    let too_much = given.is_none() && claims_too_much(&first);
-    let elder = if too_much { elder(dev) } else { None };
-    let too_old = given.is_none() && is_too_old(&first);
-    let modest = if (too_much && elder.is_none()) || too_old { modest(dev) } else { None };
-    let (vol, mut from_backup) = match (first, elder) {
-        _ if let Some(opened) = modest => {
-            clerk.report(match too_old {
-                true => Finding::fs(P::SuperblockField).what("rev_level").num(0u64).want(u64::from(MAX_REVISION)),
-                false => Finding::fs(P::FeaturesUnknown),
-            });
-            if opened.from_backup {
-                clerk.report(Finding::fs(P::DescriptorsLost));
-            }
-            mended = opened.mended;
-            (opened.vol, opened.from_backup)
-        }
-        (_, Some(vol)) => {
-            let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
-            clerk.report(Finding::fs(P::SuperblockTooNew).block(at));
-            (vol, true)
-        }
-        (Ok(vol), None) => (vol, given.is_some()),
-        (Err(e), None) if e.is_corruption() && given.is_none() => {
-            match own_backup(dev).map_or_else(|| Volume::open(Arc::clone(dev), &options(None, None, true)), Ok) {
-                Ok(vol) => {
-                    let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
-                    match later_field(&e) {
-                        Some((field, value)) => {
-                            clerk.report(Finding::fs(P::MiscCorruptSuper).what(field).num(value));
-                        }
-                        None => {
-                            clerk.report(Finding::fs(P::OpenFailed).what(reason(&e)).block(at));
-                        }
-                    }
-                    (vol, true)
-                }
-                Err(Error::Unsupported { features }) => return Err(Error::Unsupported { features }),
-                Err(_) => {
-                    let Some(opened) = rescued(dev, &e, clerk) else { return Ok(None) };
-                    mended = opened.mended;
-                    (opened.vol, opened.from_backup)
-                }
-            }
-        }
-        (Err(e), None) if e.is_corruption() => {
-            clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(&e)));
-            return Ok(None);
-        }
-        (Err(e), None) => return Err(e),
-    };
-    let mut vol = vol;
+    let Some(mut opened) = best_superblock(dev, opts, clerk)? else { return Ok(None) };
     // Where both are damaged, a backup knows the features better.
-    if !from_backup && !is_far_too_large(dev.len(), vol.geometry()) && !descriptors_are_sound(&vol)? {
-        let better = better_descriptors(dev, vol.geometry(), sound_groups(&vol)?)?;
-        let other = match better {
-            Some((other, at)) => {
-                clerk.report(Finding::fs(P::CheckDescFailed).block(at));
-                Some(other)
-            }
-            None if locate::has_table(&vol) => None,
-            None => locate::relocated(dev, &vol, &locate::tables(dev)).inspect(|_| {
-                clerk.report(Finding::fs(P::DescriptorsLost));
-            }),
-        };
-        if let Some(other) = other {
-            (vol, from_backup, mended) = (other, true, None);
-        }
+    if !opened.from_backup
+        && !is_far_too_large(dev.len(), opened.vol.geometry())
+        && !descriptors_are_sound(&opened.vol)?
+        && let Some(vol) = other_descriptors(dev, &opened.vol, clerk)?
+    {
+        opened = Opened { vol, from_backup: true, mended: None };
     }
-    let unknown = unknown_features(vol.geometry().features);
+    let unknown = unknown_features(opened.vol.geometry().features);
     if !unknown.is_empty() {
         return Err(Error::Unsupported { features: unknown });
     }
-    if let Some(field) = too_new(vol.superblock()) {
+    if let Some(field) = too_new(opened.vol.superblock()) {
         clerk.report(Finding::fs(P::SuperblockCorrupt).what(field));
         return Ok(None);
     }
-    if !check_size(dev.len(), vol.geometry(), clerk) {
+    if !check_size(dev.len(), opened.vol.geometry(), clerk) {
         return Ok(None);
     }
-    Ok(Some(Opened { vol, from_backup, mended }))
+    Ok(Some(opened))
+}
+
+/// The filesystem by the superblock that can be used best.
+fn best_superblock(dev: &Arc<dyn BlockDevice>, opts: &CheckOptions, clerk: &mut Clerk<'_>) -> Result<Option<Opened>> {
+    let given = opts.superblock.filter(|b| b.0 != 0);
+    let first = Volume::open(Arc::clone(dev), &options(given, opts.block_size, false));
+    if given.is_none() {
+        let too_much = claims_too_much(&first);
+        if too_much && let Some(vol) = elder(dev) {
+            let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
+            clerk.report(Finding::fs(P::SuperblockTooNew).block(at));
+            return Ok(Some(Opened { vol, from_backup: true, mended: None }));
+        }
+        let too_old = is_too_old(&first);
+        if (too_much || too_old)
+            && let Some(opened) = modest(dev)
+        {
+            let finding = if too_old {
+                Finding::fs(P::SuperblockField).what("rev_level").num(0u64).want(u64::from(MAX_REVISION))
+            } else {
+                Finding::fs(P::FeaturesUnknown)
+            };
+            clerk.report(finding);
+            if opened.from_backup {
+                clerk.report(Finding::fs(P::DescriptorsLost));
+            }
+            return Ok(Some(opened));
+        }
+    }
+    let e = match first {
+        Ok(vol) => return Ok(Some(Opened { vol, from_backup: given.is_some(), mended: None })),
+        Err(e) if !e.is_corruption() => return Err(e),
+        Err(e) => e,
+    };
+    if given.is_some() {
+        clerk.report(Finding::fs(P::SuperblockCorrupt).what(reason(&e)));
+        return Ok(None);
+    }
+    match own_backup(dev).map_or_else(|| Volume::open(Arc::clone(dev), &options(None, None, true)), Ok) {
+        Ok(vol) => {
+            let at = backup_block(vol.geometry(), vol.superblock().block_group_nr.get());
+            let finding = match later_field(&e) {
+                Some((field, value)) => Finding::fs(P::MiscCorruptSuper).what(field).num(value),
+                None => Finding::fs(P::OpenFailed).what(reason(&e)).block(at),
+            };
+            clerk.report(finding);
+            Ok(Some(Opened { vol, from_backup: true, mended: None }))
+        }
+        Err(Error::Unsupported { features }) => Err(Error::Unsupported { features }),
+        Err(_) => Ok(rescued(dev, &e, clerk)),
+    }
+}
+
+/// The filesystem with better descriptors than the primary ones: those of a backup, or ones for the inode tables that there are.
+fn other_descriptors(dev: &Arc<dyn BlockDevice>, vol: &Volume, clerk: &mut Clerk<'_>) -> Result<Option<Volume>> {
+    if let Some((other, at)) = better_descriptors(dev, vol.geometry(), sound_groups(vol)?)? {
+        clerk.report(Finding::fs(P::CheckDescFailed).block(at));
+        return Ok(Some(other));
+    }
+    if locate::has_table(vol) {
+        return Ok(None);
+    }
+    let found = locate::relocated(dev, vol, &locate::tables(dev));
+    if found.is_some() {
+        clerk.report(Finding::fs(P::DescriptorsLost));
+    }
+    Ok(found)
 }
 
 /// A field with a value that only a later version can know.
@@ -294,7 +299,8 @@ fn may_come(feature: FeatureBit) -> bool {
 /// The filesystem of a superblock that claims too much, without what is not known, where all else is as if it had not; or of
 /// one of revision 0 that has what only later ones have, where the inodes are as those have them.
 fn modest(dev: &Arc<dyn BlockDevice>) -> Option<Opened> {
-    let mut sb = rescue::primary(dev).filter(|sb| sb.rev_level.get() <= MAX_REVISION)?;
+    // The next revision may come.
+    let mut sb = rescue::primary(dev).filter(|sb| sb.rev_level.get() != MAX_REVISION + 1)?;
     let f = sb.features();
     sb.set_features(Features {
         compat: f.compat & KNOWN.compat,

@@ -62,7 +62,7 @@ pub(super) fn relocated(dev: &Arc<dyn BlockDevice>, tables: &[Table]) -> Option<
         all.iter().find_map(|desc| {
             firsts.iter().flat_map(|first| DESCRIPTORS.map(|size| (*first, size))).find_map(
                 |(first_data_block, desc_size)| {
-                    let (blocks, desc) = (dev.len() >> bits, desc.clone());
+                    let (blocks, desc) = (dev.len() >> bits, *desc);
                     let site = Site { dev, bits, first_data_block, desc_size, desc, blocks, table: Some(*table) };
                     site.superblock(&stored)
                 },

@@ -207,6 +207,11 @@ impl Quota {
         if blocks.saturating_mul(BLOCK as u64) > file.len() as u64 || blocks < 2 {
             return Err(field(OF, "blocks", blocks, 20));
         }
+        for (name, block, at) in [("free_blk", info.free_blk.get(), 24), ("free_entry", info.free_entry.get(), 28)] {
+            if u64::from(block) >= blocks {
+                return Err(field(OF, name, block.into(), at));
+            }
+        }
         let mut reader = Reader { file, blocks: info.blocks.get(), trees: BTreeSet::new(), leaves: BTreeMap::new() };
         let mut entries = BTreeMap::new();
         reader.tree(ROOT, 0, 0, &mut entries)?;

@@ -14,6 +14,7 @@ use super::{fields, inode};
 use crate::error::{Error, Result};
 use crate::format::csum::Checksums;
 use crate::format::extent::Extent;
+use crate::format::inode::{FileType, InodeFlags};
 use crate::format::xattr;
 use crate::units::{Fsblk, Ino, Lblk};
 use crate::volume::store::AllocRequest;
@@ -79,7 +80,19 @@ pub(super) fn mend(work: &mut Work<'_, '_>, found: &Found, accepted: &[&Finding]
             continue;
         }
         let o = raw(work.vol(), s.ino)?;
-        let extents = extents_of(ctx, &o).unwrap_or_default();
+        let known = extents_of(ctx, &o);
+        // Nodes that lead to nothing are given up.
+        let mapped = matches!(o.inode.file_type(), Some(FileType::Regular | FileType::Directory));
+        if known.as_ref().is_some_and(Vec::is_empty)
+            && mapped
+            && !o.has(InodeFlags::INLINE_DATA)
+            && o.inode.file_acl().0 == 0
+        {
+            work.step(|edit| write_map(edit, o, &[]))?;
+            claimed.give_up(s);
+            continue;
+        }
+        let extents = known.unwrap_or_default();
         let copied = work.step(|edit| clone(edit, &claimed, o, &extents))?;
         if copied.is_none() {
             // No room for copies: as long as nobody else gives up the blocks, only one can have them.
