@@ -77,7 +77,10 @@ impl Mount {
             m.drop_pages(i, &range)?;
             let (start, end) = (m.block_up(range.start), m.block_of(range.end));
             if end > start {
-                m.allocate_blocks(i, start, end, size, Create { reset: true, ..how })?;
+                i.no_cache = true;
+                let done = m.allocate_blocks(i, start, end, size, Create { reset: true, ..how });
+                i.no_cache = false;
+                done?;
             }
             if !aligned {
                 m.zero_partial(i, range)?;
@@ -130,6 +133,7 @@ impl Mount {
             i.size += len;
             i.disksize += len;
             let (start, more) = (m.block_of(range.start), m.block_of(len));
+            m.learn_leaf(i, start)?;
             i.dd.remove(start..u32::MAX, &mut m.space);
             m.fs.alloc.release_file(&m.fs.volume, i.o.ino)?;
             m.shift(i, start, true, more)?;
@@ -240,7 +244,8 @@ impl Mount {
         self.edit(|e: &mut Edit<'_>| {
             e.shift_extents(&mut i.o, Lblk(first), up, by)?;
             e.put(&mut i.o)
-        })
+        })?;
+        self.pass_leaves(i, first.saturating_sub(by + 1), 1 << 32)
     }
 }
 

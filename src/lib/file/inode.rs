@@ -56,6 +56,9 @@ pub struct MemInode {
     /// Leaves of the extent tree, outside the inode, that have been read.
     #[doc(alias = "buffer_verified")]
     pub leaves_read: BTreeSet<Fsblk>,
+    /// What look-ups pass on their way is not noted.
+    #[doc(alias = "EXT4_EX_NOCACHE")]
+    pub(super) no_cache: bool,
     /// Its times are those of when it was made, and nobody has looked at them since: a change in the same instant leaves them.
     #[doc(alias = "inode_needs_update_time")]
     pub fresh: bool,
@@ -118,6 +121,7 @@ impl MemInode {
             flush_on_close: false,
             unlinked: false,
             leaves_read: BTreeSet::new(),
+            no_cache: false,
             fresh: false,
             open: true,
             lost: None,

@@ -220,6 +220,7 @@ impl Mount {
             i.datasync_tid = tid;
         }
         self.tracer.emit(i.o.ino, || Event::AllocateBlocks { lblk: got.lblk.0, len: got.len, pblk: got.pblk });
+        self.pass_leaves(i, lblk, u64::from(lblk) + 1)?;
         let status = if got.unwritten { EsStatus::Unwritten } else { EsStatus::Written };
         let e = EsEntry { lblk: got.lblk, len: got.len, status, pblk: got.pblk };
         self.learn_leaf(i, lblk)?;
@@ -284,6 +285,7 @@ impl Mount {
             e.convert_extents_by(&mut i.o, Lblk(start), end, unwritten, cut)?;
             e.put(&mut i.o)
         })?;
+        self.pass_leaves(i, start, end)?;
         if unwritten {
             i.exposed.retain(|b| *b < start || u64::from(*b) >= end);
         }
@@ -333,6 +335,7 @@ impl Mount {
             }
             e.put(&mut i.o)
         })?;
+        self.pass_leaves(i, start, end)?;
         let bits = self.fs.volume.geometry().cluster_bits;
         let pending: Vec<u32> = i.dd.pending().collect();
         for cluster in pending {
@@ -355,7 +358,7 @@ impl Mount {
     /// Note the extents of the leaf that holds `lblk`, and the holes between them: a look-up passes them all. A leaf outside the
     /// inode is noted when it is first read.
     #[doc(alias = "ext4_cache_extents")]
-    fn learn_leaf(&self, i: &mut MemInode, lblk: u32) -> Result<()> {
+    pub(super) fn learn_leaf(&self, i: &mut MemInode, lblk: u32) -> Result<()> {
         if !self.is_extents(i) {
             return Ok(());
         }
@@ -372,6 +375,9 @@ impl Mount {
                 extents
             }
         };
+        if i.no_cache {
+            return Ok(());
+        }
         let mut end = None;
         for x in leaf {
             if let Some(end) = end.filter(|end| *end < x.lblk.0) {
@@ -382,6 +388,30 @@ impl Mount {
             i.dd.learn(EsEntry { lblk: x.lblk, len: x.len, status, pblk: x.pblk });
             end = Some(x.lblk.0 + x.len);
         }
+        Ok(())
+    }
+
+    /// The leaves outside the inode that meet `[first, end)` have been read, or were made just now: they are not noted again.
+    #[doc(alias = "set_buffer_verified")]
+    pub(super) fn pass_leaves(&self, i: &mut MemInode, first: u32, end: u64) -> Result<()> {
+        if !self.is_extents(i) || depth(i) == 0 {
+            return Ok(());
+        }
+        let mut before = None;
+        let mut passed = Vec::new();
+        self.fs.volume.walk_map(i.o.owner(), &mut |event| {
+            if let MapEvent::Node { block, depth: 0, lblk } = event {
+                if lblk.0 <= first {
+                    before = Some(block);
+                } else if u64::from(lblk.0) < end {
+                    passed.push(block);
+                } else {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        i.leaves_read.extend(before.into_iter().chain(passed));
         Ok(())
     }
 

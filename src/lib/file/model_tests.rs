@@ -319,6 +319,29 @@ fn a_commit_sends_data_only_where_something_beside_writeback_asked_for_it() {
 }
 
 #[test]
+fn what_a_look_up_passes_is_noted_but_not_by_a_range_that_is_zeroed() {
+    let entries = |change: fn(&mut Mount, Ino)| {
+        let mut rig = Rig::new(1024, None, "rw", 1);
+        let ino = rig.files[0].0;
+        for first in [4, 12, 28, 40] {
+            rig.mount.write(ino, first << 10, &[1; 4096]).unwrap();
+        }
+        rig.mount.fsync(ino, false).unwrap();
+        rig.mount.clear_es(ino).unwrap();
+        change(&mut rig.mount, ino);
+        let es = rig.mount.inode(ino).unwrap().dd.es();
+        es.iter().map(|e| (e.lblk.0, e.len, e.status)).collect::<Vec<_>>()
+    };
+    let (hole, written) = (EsStatus::Hole, EsStatus::Written);
+    let inserted = entries(|m, ino| m.insert(ino, 30 << 10, 1024).unwrap());
+    assert_eq!(inserted, [(4, 4, written), (8, 4, hole), (12, 4, written), (16, 12, hole), (28, 2, written)]);
+    assert_eq!(entries(|m, ino| m.collapse(ino, 28 << 10, 4096).unwrap()), []);
+    assert_eq!(entries(|m, ino| m.punch(ino, 30 << 10, 2048).unwrap()), [(30, 2, hole)]);
+    let zeroed = entries(|m, ino| m.zero_range(ino, 30 << 10, 2048, true).unwrap());
+    assert_eq!(zeroed, [(30, 2, EsStatus::Unwritten)]);
+}
+
+#[test]
 fn without_room_a_write_is_short_and_nothing_leaks() {
     let mut rig = Rig::new(1024, None, "rw", 1);
     let ino = rig.files[0].0;
