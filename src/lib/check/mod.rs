@@ -12,6 +12,7 @@ mod bits;
 mod blocks;
 mod clerk;
 mod dirs;
+mod discard;
 mod dup;
 mod index;
 mod inode;
@@ -35,6 +36,7 @@ mod scan;
 mod shape;
 mod state;
 mod table;
+mod tally;
 mod uncovered;
 mod view;
 mod xattrs;
@@ -42,10 +44,12 @@ mod xattrs;
 use std::sync::Arc;
 
 pub use clerk::Answers;
+pub use discard::discard;
 pub use problem::{Ask, PROBLEMS, Pass, Preen, Problem, Row};
 pub use repair::{BadBlocks, BadList, Optimise, RepairOptions, Repaired, repair};
 pub use report::{Args, Collect, Finding, JsonSink, Sink, Summary, TextSink};
 pub use scan::{Medium, bad_blocks};
+pub use tally::Tally;
 pub use uncovered::{UNCOVERED, Uncovered, Why};
 
 use crate::device::BlockDevice;
@@ -187,6 +191,7 @@ fn pool(options: &CheckOptions) -> Result<rayon::ThreadPool> {
 }
 
 /// How one run over the filesystem ended.
+#[expect(clippy::large_enum_variant, reason = "there are a few in a run")]
 enum Round {
     /// With nothing (more) to repair.
     Over(Outcome),

@@ -11,6 +11,7 @@ use super::problem::{Pass, Problem as P};
 use super::quota::Usage;
 use super::report::Finding;
 use super::state::{Ctx, Dir, Judge, Scout, note};
+use super::tally::Tally;
 use super::view::{View, le32};
 use super::xattrs;
 use crate::error::Result;
@@ -57,9 +58,7 @@ struct Batch {
     ea_blocks: Vec<(u64, bool)>,
     ibody_refs: Vec<Ino>,
     usage: Usage,
-    kinds: [u64; 8],
-    fragmented: u64,
-    large_files: bool,
+    tally: Tally,
     large_dirs: bool,
     unreadable: bool,
 }
@@ -81,15 +80,12 @@ impl Batch {
             return;
         }
         ctx.balance.add(v.ino.0.into(), -i32::from(h.links));
-        if let Some(k) = self.kinds.get_mut(usize::from(h.note & note::TYPE)) {
-            *k += 1;
-        }
         if h.note & note::TYPE == note::DIRECTORY {
             self.dirs.push(v.ino);
         }
         let small = h.claims.clusters < u64::from(ctx.geo.clusters_per_group);
-        self.fragmented += u64::from(h.claims.fragmented && small);
-        self.large_files |= h.large_file;
+        self.tally.count(v, h.note & note::TYPE, h.claims.clusters != 0, h.claims.fragmented && small);
+        self.tally.large_files += u64::from(h.large_file);
         self.large_dirs |= h.large_dir;
         if quota && let Some(clusters) = h.quota {
             let bytes = (clusters << ctx.geo.cluster_bits).saturating_mul(ctx.geo.block_size.into());
@@ -190,6 +186,7 @@ pub(super) fn run(ctx: &mut Ctx<'_>, clerk: &mut Clerk<'_>) -> Result<Found> {
     for ino in std::mem::take(&mut total.suspects) {
         clerk_inode(ctx, ino, &mut h, quota, clerk, &mut total)?;
     }
+    total.tally.bad_blocks = bad_blocks.len() as u64;
     Ok(Found { bad_blocks, ..finish(ctx, total, clerk) })
 }
 
@@ -199,11 +196,7 @@ fn merge(total: &mut Batch, b: Batch) {
     total.ea_blocks.extend(b.ea_blocks);
     total.ibody_refs.extend(b.ibody_refs);
     total.usage.merge(b.usage);
-    for (t, k) in total.kinds.iter_mut().zip(b.kinds) {
-        *t += k;
-    }
-    total.fragmented += b.fragmented;
-    total.large_files |= b.large_files;
+    total.tally.add(&b.tally);
     total.large_dirs |= b.large_dirs;
 }
 
@@ -302,12 +295,7 @@ fn finish(ctx: &mut Ctx<'_>, mut total: Batch, clerk: &mut Clerk<'_>) -> Found {
         }
     }
     ctx.values = ea_refs.keys().copied().collect();
-    let [_, regular, directories, chr, blk, fifo, sock, symlinks] = total.kinds;
-    ctx.summary.regular = regular;
-    ctx.summary.directories = directories;
-    ctx.summary.symlinks = symlinks;
-    ctx.summary.special = chr + blk + fifo + sock;
-    ctx.summary.fragmented = total.fragmented;
+    ctx.summary.tally = total.tally;
     if total.large_dirs && !ctx.geo.features.incompat.contains(Incompat::LARGEDIR) {
         clerk.report(Finding::fs(P::FeatureLargeDirs));
     }
@@ -315,7 +303,7 @@ fn finish(ctx: &mut Ctx<'_>, mut total: Batch, clerk: &mut Clerk<'_>) -> Found {
         dirs: total.dirs.into_iter().map(|ino| Dir { ino, parent: Ino(0), dotdot: Ino(0) }).collect(),
         ea_refs,
         usage: total.usage,
-        large_files: total.large_files,
+        large_files: total.tally.large_files != 0,
         large_dirs: total.large_dirs,
         bad_blocks: Vec::new(),
         sharers: Vec::new(),

@@ -104,8 +104,9 @@ pub(super) fn run(ctx: &mut Ctx<'_>, found: &mut Found, clerk: &mut Clerk<'_>) -
     for i in suspects {
         names += by_clerk(ctx, found, i, &mut out, clerk);
     }
-    let named: u64 = ctx.summary.directories + ctx.summary.regular + ctx.summary.symlinks + ctx.summary.special;
-    ctx.summary.extra_links = names.saturating_sub(named + ctx.summary.directories);
+    let tally = &ctx.summary.tally;
+    // Each directory has two entries for itself and its parent, and each inode but the root one name.
+    ctx.summary.extra_links = names.saturating_sub((2 * tally.directories + tally.named()).saturating_sub(1));
     if found.large_files && !ctx.geo.features.ro_compat.contains(RoCompat::LARGE_FILE) {
         clerk.report(Finding::fs(P::FeatureLargeFiles));
     }

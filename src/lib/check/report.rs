@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::problem::{Ask, Pass, Problem};
+use super::tally::Tally;
 use crate::error::Place;
 use crate::units::{Fsblk, Group, Ino, Lblk};
 
@@ -285,16 +286,9 @@ pub struct Summary {
     pub blocks_used: u64,
     /// Blocks there are.
     pub blocks_total: u64,
-    /// Files and directories whose blocks are not contiguous.
-    pub fragmented: u64,
-    /// Directories.
-    pub directories: u64,
-    /// Regular files.
-    pub regular: u64,
-    /// Symbolic links.
-    pub symlinks: u64,
-    /// Devices, pipes and sockets.
-    pub special: u64,
+    /// Kinds and shapes of inodes.
+    #[serde(flatten)]
+    pub tally: Tally,
     /// Entries beyond the first that name the same file.
     pub extra_links: u64,
 }
@@ -302,7 +296,7 @@ pub struct Summary {
 impl Summary {
     /// "N/M files (P% non-contiguous), N/M blocks", without the name of the image.
     pub fn line(&self) -> String {
-        let permille = (self.fragmented * 1000).checked_div(self.inodes_used).unwrap_or(0);
+        let permille = (self.tally.fragmented() * 1000).checked_div(self.inodes_used).unwrap_or(0);
         format!(
             "{}/{} files ({}.{}% non-contiguous), {}/{} blocks",
             self.inodes_used,
