@@ -121,6 +121,35 @@ fn files_are_named_by_number_and_questions_are_answered_by_the_lines_that_follow
 }
 
 #[test]
+fn a_journal_on_its_own_device_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, image) = (dir.path().join("journal"), dir.path().join("image"));
+    let e4mkfs = |args: &[&str]| {
+        let out =
+            Command::new(env!("CARGO_BIN_EXE_e4mkfs")).args(["-q", "-F", "-b", "4096"]).args(args).output().unwrap();
+        assert!(out.status.success(), "{args:?}: {}", text(&out));
+    };
+    let device = format!("device={}", journal.display());
+    e4mkfs(&["-O", "journal_dev", journal.to_str().unwrap(), "8M"]);
+    e4mkfs(&["-J", &device, image.to_str().unwrap(), "32M"]);
+    let options = ["--journal", journal.to_str().unwrap()];
+    let script = "mkdir a\njo\njw -b 3000 /proc/self/exe\njc\nlogdump -a\njr\nmkdir b\n";
+    // Without it there is no transaction.
+    assert!(!e4sh(&image, &[], "mkdir a\n").status.success());
+    let out = e4sh(&image, &options, script);
+    assert!(out.status.success() && text(&out).contains("FS block 3000 logged"), "{}", text(&out));
+    assert_eq!(paths(&image), ["", "a", "b"]);
+    let shown = Command::new(env!("CARGO_BIN_EXE_e4sh"))
+        .arg("-R")
+        .arg(format!("logdump -f {}", journal.display()))
+        .arg(&image)
+        .output();
+    assert!(text(&shown.unwrap()).contains("superblock header found"));
+    let Some(fsck) = common::tool("e2fsck") else { return };
+    common::run(&fsck, &["-fn", "-j", journal.to_str().unwrap(), image.to_str().unwrap()]);
+}
+
+#[test]
 fn transactions_are_committed_or_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let Some(image) = image(dir.path(), "-t ext4") else { return };

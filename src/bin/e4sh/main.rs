@@ -14,6 +14,7 @@ use std::sync::Arc;
 use clap::{ArgAction, Parser};
 use ext4kit::batch::Options;
 use ext4kit::cli::{self, Exit, Failure, Output, Status, SystemTimer, Tool};
+use ext4kit::device::{Access, ImageSpec};
 use ext4kit::error::Error;
 use ext4kit::inspect::Format;
 use ext4kit::shell::{Commits, Session, Settings, Stopped, run_line, run_script};
@@ -74,6 +75,10 @@ struct Args {
     #[arg(short = 'i', long)]
     metadata_image: bool,
 
+    /// The image's external journal.
+    #[arg(long, value_name = "DEVICE")]
+    journal: Option<PathBuf>,
+
     /// Save what is overwritten in FILE, a new one; e4fsck --undo FILE brings it back.
     #[arg(short = 'z', long, value_name = "FILE")]
     undo: Option<PathBuf>,
@@ -121,6 +126,10 @@ fn run(args: &Args, host: &cli::Session) -> Result<Status, Failure> {
     let mut settings = args.settings(host);
     settings.now = Some(cli::clock(&["SOURCE_DATE_EPOCH"])?.now());
     let mut session = Session::new(settings);
+    if let Some(journal) = &args.journal {
+        let access = if args.write { Access::ReadWrite } else { Access::ReadOnly };
+        session.set_journal_device(ImageSpec::parse(journal).open(access)?);
+    }
     let talks = args.requests.is_empty() && args.file.is_none() && host.terminal.stdin;
     if args.write {
         let clock = Arc::from(cli::clock(&["SOURCE_DATE_EPOCH"])?);

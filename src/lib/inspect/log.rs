@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::View;
 use super::page::Page;
 use super::text::{hex, printable};
+use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::format::bitmap;
 use crate::format::fast_commit::{Dentry, Record, records};
@@ -113,15 +115,16 @@ pub struct LogOptions {
 }
 
 impl LogView {
-    /// The log of `volume`.
+    /// The log of `volume`, which is on `external` where it has a device of its own.
     ///
     /// # Errors
     /// The journal cannot be found or read.
-    pub fn new(volume: &Volume, options: LogOptions) -> Result<Self> {
-        let mut view = Self::of_log(&Log::open(volume, None)?, options)?;
+    pub fn new(volume: &Volume, external: Option<Arc<dyn BlockDevice>>, options: LogOptions) -> Result<Self> {
+        let log = Log::open(volume, external)?;
+        let mut view = Self::of_log(&log, options)?;
         let geo = volume.geometry();
         if geo.features.compat.contains(Compat::FAST_COMMIT) {
-            view.fast_commits = fast_commits(&Log::open(volume, None)?)?;
+            view.fast_commits = fast_commits(&log)?;
         }
         view.bitmap = match (options.inode, options.only) {
             (Some(ino), _) => {

@@ -71,11 +71,21 @@ impl LogArea {
         }
     }
 
-    /// The journal that is all of `device`: a copy of a journal inode's content.
+    /// The journal that is all of `device`: a copy of a journal inode's content, or a device made for a journal.
     ///
     /// # Errors
     /// [`Error::Corrupt`] where no journal begins there.
     pub fn bare(device: Arc<dyn BlockDevice>) -> Result<Self> {
+        let mut front = [0; superblock::SIZE];
+        if device.len() >= superblock::OFFSET.saturating_mul(2) {
+            device.read_at(superblock::OFFSET, &mut front)?;
+        }
+        if let Ok(sb) = Superblock::decode(&front)
+            && sb.features().incompat.contains(Incompat::JOURNAL_DEV)
+            && sb.log_block_size.get() <= 6
+        {
+            return Ok(Self::all_of(device, &sb));
+        }
         let mut bytes = [0; SUPERBLOCK_SIZE];
         device.read_at(0, &mut bytes)?;
         let block_size = JournalSuperblock::decode(&bytes)?.blocksize.get();
@@ -163,11 +173,17 @@ impl LogArea {
             let detail = "its UUID is not that of the filesystem's journal";
             return Err(Error::corrupt(Flaw::Inconsistent { of: Structure::Superblock, detail }, Place::FS));
         }
+        Ok(Self::all_of(device, &sb))
+    }
+
+    /// The journal of a device made for one, which begins with the superblock `sb`.
+    fn all_of(device: Arc<dyn BlockDevice>, sb: &Superblock) -> Self {
+        let block_size = 1024 << sb.log_block_size.get().min(6);
         let have = device.len() / u64::from(block_size);
         let blocks = u32::try_from(sb.blocks_count().min(have)).unwrap_or(u32::MAX);
         let runs = vec![Run { first: 0, len: blocks, byte: 0 }];
         let superblock_at = u64::from(block_size).max(2 * superblock::OFFSET);
-        Ok(Self { device, runs, block_size, blocks, superblock_at, external: true })
+        Self { device, runs, block_size, blocks, superblock_at, external: true }
     }
 
     /// Blocks of the area.

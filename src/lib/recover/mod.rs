@@ -99,7 +99,7 @@ pub fn open_recovered(
     Ok((Volume::open(over, options)?, report))
 }
 
-fn read_superblock(device: &dyn BlockDevice) -> Result<Superblock> {
+pub(crate) fn read_superblock(device: &dyn BlockDevice) -> Result<Superblock> {
     let mut bytes = [0; superblock::SIZE];
     device.read_at(superblock::OFFSET, &mut bytes)?;
     Superblock::decode(&bytes)

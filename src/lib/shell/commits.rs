@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::session::{Commits, Session, Store, in_use, nothing_open, read_only};
 use super::{Failure, Outcome};
-use crate::batch::Session as Edit;
+use crate::batch::{Options, Session as Edit};
 use crate::device::BlockDevice;
 use crate::volume::Volume;
 
@@ -57,8 +57,9 @@ impl Session {
     /// Those of opening.
     pub(super) fn go_on_editing(&mut self) -> Outcome {
         let device = self.stop_editing()?;
+        let journal = self.journal_device();
         let (Some(writing), Some(opened)) = (&self.writing, &mut self.opened) else { return Err(read_only()) };
-        opened.store = Store::Write(Box::new(Edit::open(device, writing.clone())?));
+        opened.store = Store::Write(Box::new(Edit::open(device, Options { journal, ..writing.clone() })?));
         Ok(())
     }
 

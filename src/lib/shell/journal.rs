@@ -49,6 +49,8 @@ fn open(session: &mut Session, args: &Args<'_>, _: &mut dyn Write) -> Outcome {
         return Err(Failure::Usage("the journal is open already".into()));
     }
     let external = match o.value('f') {
+        // What is open already is not opened again.
+        _ if session.journal_device().is_some() => session.journal_device(),
         None => None,
         Some(word) => Some(ImageSpec::parse(session.host_path(word)).open(Access::ReadWrite)?),
     };

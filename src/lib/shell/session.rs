@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::features::Incompat;
 use crate::inspect::{Format, View, show};
 use crate::journal::{OnDamage, RecoverOptions};
-use crate::recover::open_recovered;
+use crate::recover::{open_recovered, read_superblock};
 use crate::script::Running;
 use crate::units::Ino;
 use crate::volume::{DirtyJournal, OpenOptions, Volume};
@@ -110,6 +110,8 @@ pub struct Session {
     pub(super) opened: Option<Opened>,
     /// Where what is overwritten is saved.
     undo: Option<PathBuf>,
+    /// The journal's device, where the image that is opened has one.
+    journal_device: Option<Arc<dyn BlockDevice>>,
     /// How images are opened for changing, where they are.
     pub(super) writing: Option<Options>,
     pub(super) commits: Commits,
@@ -148,6 +150,7 @@ impl Session {
             host_dir,
             done: false,
             asker: None,
+            journal_device: None,
             journal: None,
             extents: None,
             history: super::undo::History::default(),
@@ -158,6 +161,17 @@ impl Session {
     pub fn allow_writing(&mut self, options: Options, commits: Commits) {
         self.writing = Some(options);
         self.commits = commits;
+    }
+
+    /// The journal of images that are opened from now on is on `device`, where it is not inside.
+    pub fn set_journal_device(&mut self, device: Arc<dyn BlockDevice>) {
+        self.journal_device = Some(device);
+    }
+
+    /// The journal's device for the image that is open; `None` where its journal is inside.
+    pub(super) fn journal_device(&self) -> Option<Arc<dyn BlockDevice>> {
+        let outside = |v: &Volume| v.superblock().journal_inum.get() == 0;
+        self.journal_device.clone().filter(|_| self.volume().is_ok_and(outside))
     }
 
     /// Who answers the questions that commands ask.
@@ -215,7 +229,11 @@ impl Session {
                 device = Arc::new(UndoDevice::create(device, &file)?);
             }
             let staged = Arc::new(StagedDevice::new(device));
-            let edit = Edit::open(Arc::<StagedDevice>::clone(&staged), writing.clone())?;
+            let mut how = writing.clone();
+            // Images with a journal inside are opened as well.
+            let outside = read_superblock(&*staged).is_ok_and(|sb| sb.journal_inum.get() == 0);
+            how.journal = self.journal_device.clone().filter(|_| outside);
+            let edit = Edit::open(Arc::<StagedDevice>::clone(&staged), how)?;
             let seen = edit.recovered().map(|_| DirtyJournalSeen::WrittenBack);
             self.opened = Some(Opened::new(image, Store::Write(Box::new(edit)), Some(staged)));
             return Ok(seen);
@@ -223,7 +241,7 @@ impl Session {
         let device = image.open(Access::ReadOnly)?;
         let volume = Volume::open(Arc::clone(&device), options)?;
         let (volume, seen) = if volume.geometry().features.incompat.contains(Incompat::RECOVER) {
-            recovered(volume, device, options)
+            recovered(volume, device, self.journal_device.clone(), options)
         } else {
             (volume, None)
         };
@@ -428,12 +446,18 @@ impl Session {
 }
 
 /// A volume over `device`, which `as_is` shows without its journal, recovered in memory where that is possible.
-fn recovered(as_is: Volume, device: Arc<dyn BlockDevice>, options: &OpenOptions) -> (Volume, Option<DirtyJournalSeen>) {
+fn recovered(
+    as_is: Volume,
+    device: Arc<dyn BlockDevice>,
+    journal: Option<Arc<dyn BlockDevice>>,
+    options: &OpenOptions,
+) -> (Volume, Option<DirtyJournalSeen>) {
     if options.superblock.is_some() || options.allow_truncated {
         return (as_is, Some(DirtyJournalSeen::LeftOut(None)));
     }
     let recovery = RecoverOptions { on_damage: OnDamage::Salvage, now: None, keep_counts: false };
-    match open_recovered(device, None, recovery, options) {
+    let journal = journal.filter(|_| as_is.superblock().journal_inum.get() == 0);
+    match open_recovered(device, journal, recovery, options) {
         Ok((volume, report)) => {
             let damage = report.journal.damage.or(report.orphans.damage);
             (volume, Some(damage.map_or(DirtyJournalSeen::Recovered, DirtyJournalSeen::Damaged)))

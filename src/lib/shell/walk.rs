@@ -203,7 +203,11 @@ fn logdump(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outco
     if let Some(file) = o.value('f') {
         let path = session.host_path(file);
         let device: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(&path, Access::ReadOnly)?);
-        let log = Log::in_area(LogArea::bare(device)?)?;
+        let area = LogArea::bare(device)?;
+        if area.is_external() && session.settings().format != Format::Json {
+            writeln!(out, "Ext2 superblock header found.")?;
+        }
+        let log = Log::in_area(area)?;
         return session.show(LogView::of_log(&log, options)?, out);
     }
     // What is open has the log behind it already: it is read where it is.
@@ -236,5 +240,5 @@ fn logdump(session: &mut Session, args: &Args<'_>, out: &mut dyn Write) -> Outco
         session.show(journal, out)?;
         writeln!(out)?;
     }
-    session.show(LogView::new(volume, options)?, out)
+    session.show(LogView::new(volume, session.journal_device(), options)?, out)
 }
