@@ -8,6 +8,10 @@ use crate::volume::Volume;
 use crate::volume::store::{AllocRequest, Allocated, BlockAlloc, InodeRequest, MetaStore};
 
 impl BlockAlloc for Allocator {
+    fn discard_aside(&mut self, vol: &Volume, ino: Ino) -> Result<()> {
+        self.release_file(vol, ino)
+    }
+
     fn allocate(&mut self, vol: &mut Volume, store: &mut dyn MetaStore, request: AllocRequest) -> Result<Allocated> {
         if self.in_use || request.file.is_some() {
             return self.allocate_in_use(vol, store, request);

@@ -149,6 +149,8 @@ impl Edit<'_> {
         };
         let clusters = got.len.div_ceil(ratio.max(1));
         if let Err(e) = self.map_apart(o, new, file.is_some_and(|f| f.apart)) {
+            // They may be part of what is set aside, which would be given back with them.
+            self.alloc.discard_aside(self.vol, o.ino)?;
             self.alloc.free(self.vol, self.store, got.start, got.len, false)?;
             return Err(e);
         }

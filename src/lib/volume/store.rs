@@ -174,6 +174,13 @@ pub trait BlockAlloc {
         false
     }
 
+    /// Give back what is set aside for a file in use.
+    #[doc(alias = "ext4_discard_preallocations")]
+    fn discard_aside(&mut self, vol: &Volume, ino: Ino) -> Result<()> {
+        let _ = (vol, ino);
+        Ok(())
+    }
+
     /// Free clusters of a group as counted now, for placement decisions.
     fn free_clusters(&self, vol: &Volume, group: Group) -> u32;
 }
