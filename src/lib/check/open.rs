@@ -225,7 +225,7 @@ fn rescued(dev: &Arc<dyn BlockDevice>, e: &Error, clerk: &mut Clerk<'_>) -> Opti
         if let Some(made) = rebuild::relocated(dev, &tables) {
             clerk.report(Finding::fs(P::SuperblockLost).what(reason(e)));
             clerk.report(Finding::fs(P::DescriptorsLost));
-            return Some(Opened { vol: made.vol, from_backup: true, mended: None });
+            return Some(Opened { vol: made.vol, from_backup: true, mended: Some(made.sb) });
         }
         mended = rescue::readable(dev);
     }

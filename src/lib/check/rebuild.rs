@@ -207,14 +207,14 @@ impl<'d> Site<'d> {
         let padded = self.block(self.desc.inode_bitmap()).map(|b| unpadded(&b));
         let before = first_block(root).and_then(|b| b.0.checked_sub(self.desc.inode_table().0));
         let before = before.and_then(|n| u32::try_from(n).ok()?.checked_mul(per_block));
-        let whole = |n: u32| n.next_multiple_of(per_block.max(8));
+        let whole = |n: u32| n.checked_next_multiple_of(per_block.max(8));
         let mut all = vec![stored.inodes_per_group.get()];
-        all.retain(|n| whole(*n) == *n);
-        all.extend(padded.into_iter().chain(before).map(whole));
+        all.retain(|n| whole(*n) == Some(*n));
+        all.extend(padded.into_iter().chain(before).filter_map(whole));
         if let Some(table) = self.table {
             // A table that others begin in, or that ends before its last inode, is none.
             let content = locate::inodes_before_content(self.dev, table);
-            all.extend(content.iter().chain(content.map(|n| n / groups).iter()).map(|n| whole(*n)));
+            all.extend(content.iter().chain(content.map(|n| n / groups).iter()).filter_map(|n| whole(*n)));
             let last = locate::last_inode(self.dev, table);
             all.retain(|n| u64::from(*n) * u64::from(groups) >= last.into());
         }

@@ -282,10 +282,15 @@ impl Hands<'_> {
         if !clerk.repairs() || clerk.stopped {
             return Ok(false);
         }
-        match &opened.mended {
-            Some(sb) => superblock::write(self.dev, sb)?,
-            None if opened.from_backup => superblock::restore(self.dev, &opened.vol)?,
-            None => return Ok(false),
+        // The superblock comes first: with it descriptors are found again after a kill; from descriptors that were found it may not be made
+        // as it was.
+        if let Some(sb) = &opened.mended {
+            superblock::write(self.dev, sb)?;
+        }
+        if opened.from_backup {
+            superblock::restore(self.dev, &opened.vol)?;
+        } else if opened.mended.is_none() {
+            return Ok(false);
         }
         let done = std::mem::take(&mut clerk.accepted);
         clerk.tried(&done);
