@@ -295,6 +295,8 @@ pub struct Options {
     pub mmp_update_interval: u16,
     /// Size of the orphan file (`-E orphan_file_size=`), at most 512 blocks.
     pub orphan_file_size: Option<Amount>,
+    /// The encoding of file names is given (`-E encoding=`), which sets `casefold`.
+    pub encoding: bool,
     /// Strict file name encoding with `casefold` (`-E encoding_flags=strict`).
     pub strict_encoding: bool,
     /// Hash function of indexed directories.
@@ -354,6 +356,7 @@ impl Options {
             quota: QuotaTypes { user: true, group: true, project: false },
             mmp_update_interval: 0,
             orphan_file_size: None,
+            encoding: false,
             strict_encoding: false,
             hash: HashVersion::HalfMd4,
             mount_options: DEFAULT_MOUNT_OPTS,

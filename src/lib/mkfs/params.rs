@@ -180,12 +180,14 @@ fn settle_features((o, types): (&Options, &[&str]), defaults: Features, f: &mut 
         f.compat -= Compat::RESIZE_INODE;
     }
     if f.incompat.contains(Incompat::JOURNAL_DEV) {
-        if o.strict_encoding {
+        if o.strict_encoding && !o.encoding {
             return Err(conflict("encoding_flags", "needs", "casefold"));
         }
+        let mut incompat = Incompat::JOURNAL_DEV;
+        incompat.set(Incompat::CASEFOLD, o.encoding);
         let mut ro_compat = f.ro_compat & RoCompat::METADATA_CSUM;
         ro_compat.set(RoCompat::PROJECT, o.quota.project);
-        *f = Features { incompat: Incompat::JOURNAL_DEV, ro_compat, ..Features::default() };
+        *f = Features { incompat, ro_compat, ..Features::default() };
         return Ok(());
     }
     if f.compat.contains(Compat::ORPHAN_FILE) && !f.compat.contains(Compat::HAS_JOURNAL) {

@@ -87,6 +87,7 @@ fn encoding(options: &mut Options, name: &str) -> Result<()> {
         return Err(invalid("encoding", name, "utf8 or utf8-12.1"));
     }
     options.features.extend(super::FeatureEdit::parse_list("casefold")?);
+    options.encoding = true;
     Ok(())
 }
 
