@@ -230,7 +230,7 @@ impl Journal {
         ContentWriter::new(Arc::clone(&self.shared))
     }
 
-    /// Write content of a file, whole blocks in several parts, as [`crate::volume::MetaStore::write_data`] does.
+    /// Write content of a file, whole blocks in several parts, as [`crate::volume::store::MetaStore::write_data`] does.
     ///
     /// # Errors
     /// As [`ContentWriter::write`]; a failed write poisons the journal.
